@@ -1,0 +1,80 @@
+"""What a method declares about itself: its typed settings and its needs, readable without importing torch.
+
+A strategy file declares one subclass of `StrategySettings`, written with nothing but the names of this module. That
+lets the command line check a configuration in milliseconds: `read_settings` evaluates that one class statement and
+leaves the rest of the file (torch, timm, Avalanche) unimported.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from scenarios.settings import LayerIndices, Settings
+
+__all__ = [
+    "Annotated",
+    "ClassVar",
+    "Field",
+    "LayerIndices",
+    "Literal",
+    "Needs",
+    "StrategySettings",
+    "model_validator",
+    "read_settings",
+    "strategy_names",
+]
+
+
+class Needs(Settings):
+    """What a method asks of stream, protocol and loop; the runner refuses a run that cannot give it."""
+
+    boundaries: Literal["none", "optional", "required"] = Field("none", description="session boundaries")
+    task_ids: bool = Field(False, description="task identity of each training batch")
+    gradient: bool = Field(True, description="backward passes and an optimizer; False for closed-form learners")
+    replay: Literal["none", "optional", "required"] = Field("none", description="a memory of past samples")
+    multi_label: bool = Field(False, description="several labels an image")
+    classes_in_advance: bool = Field(False, description="the classes of the whole stream before it starts")
+    order_invariant: bool = Field(False, description="the order of the stream cannot change the result")
+
+
+class StrategySettings(Settings):
+    """Base of every method's settings; the subclass is the schema of `configs/strategy/<method>.yaml`."""
+
+    needs: ClassVar[Needs] = Needs()
+
+
+def strategy_names() -> list[str]:
+    """Names usable after `strategy=`: the files of this folder that declare settings, sorted."""
+    folder = Path(__file__).parent
+    return sorted(path.stem for path in folder.glob("*.py") if _settings_statement(path) is not None)
+
+
+@lru_cache(maxsize=None)
+def read_settings(name: str) -> type[StrategySettings]:
+    """The settings class declared in `strategies/<name>.py`, without importing that file.
+
+    Raises:
+        KeyError: no such file, or it declares no settings.
+    """
+    path = Path(__file__).parent / f"{name}.py"
+    statement = _settings_statement(path) if path.is_file() else None
+    if statement is None:
+        raise KeyError(name)
+    namespace = {key: globals()[key] for key in __all__} | {"__name__": __name__}
+    exec(compile(ast.Module([statement], []), str(path), "exec", dont_inherit=True), namespace)
+    return namespace[statement.name]
+
+
+@lru_cache(maxsize=None)
+def _settings_statement(path: Path) -> ast.ClassDef | None:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and any(
+            isinstance(base, ast.Name) and base.id == "StrategySettings" for base in node.bases
+        ):
+            return None if path == Path(__file__) else node
+    return None
