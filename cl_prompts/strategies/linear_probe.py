@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cl_prompts.backbones import FrozenViT
+from cl_prompts.masks import mask_logits
+from cl_prompts.strategies.base import ContinualStrategy
 from cl_prompts.strategies.declaration import ClassVar, Field, Literal, Needs, StrategySettings
+from cl_prompts.strategies.method import Method, TrainingOutputs, make_head
 
 
 class LinearProbeSettings(StrategySettings):
@@ -12,3 +20,37 @@ class LinearProbeSettings(StrategySettings):
 
     head: Literal["linear", "cosine"] = Field("linear", description="a linear layer, or cosine over temperature")
     temperature: float = Field(0.1, gt=0, description="divisor of the cosine logits; unused by the linear head")
+
+
+class LinearProbeMethod(Method):
+    """The learner: nothing but `head` on the features of the un-prompted backbone."""
+
+    settings_class = LinearProbeSettings
+
+    def __init__(
+        self, backbone: FrozenViT, num_classes: int, settings: LinearProbeSettings, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, num_classes, settings, generator)
+        self.head = make_head(settings.head, backbone.width, num_classes, settings.temperature, generator)
+
+    def query(self, images: Tensor) -> Tensor:
+        """The features themselves, (batch, width)."""
+        return self.backbone.query(images)
+
+    def forward(self, images: Tensor, query: Tensor | None = None) -> Tensor:
+        """Logits (batch, classes); with a known `query` the images are not looked at."""
+        return self.head(self.query(images) if query is None else query)
+
+    def training_outputs(
+        self, images: Tensor, targets: Tensor, allowed: Tensor, query: Tensor | None = None
+    ) -> TrainingOutputs:
+        """One update's loss: `classification`, the cross-entropy of the competing classes."""
+        features = self.query(images) if query is None else query
+        logits = mask_logits(self.head(features), allowed)
+        return TrainingOutputs({"classification": F.cross_entropy(logits, targets)}, logits.detach(), features)
+
+
+class LinearProbe(ContinualStrategy):
+    """The linear probe as an Avalanche strategy; `settings` is a `LinearProbeSettings`."""
+
+    method_class = LinearProbeMethod

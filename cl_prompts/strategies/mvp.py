@@ -1,8 +1,32 @@
-"""MVP: mask and visual prompt tuning for Si-Blurry streams (Moon et al., ICCV 2023)."""
+"""MVP: mask and visual prompt tuning for Si-Blurry streams (Moon et al., ICCV 2023).
+
+One general prompt for all images and a pool of expert prompts, each with a key and a soft logit mask. The frozen
+query of an image picks the expert whose key is near and seldom used. Trained are prompts, keys, masks and head.
+
+`variant=released` computes what the published code computes, number for number: the focal term is one factor on the
+batch mean, the contrastive loss averages over all pairs of the batch, the query stops before the last block.
+`variant=paper` is our reading of the publication (its equations could not be checked): a focal weight for each
+sample, one contrastive ratio for each query that trains the chosen key alone, the query through all blocks. Each
+switch can be set on its own.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cl_prompts import losses
+from cl_prompts.backbones import FrozenViT
+from cl_prompts.errors import StrategyError
+from cl_prompts.masks import mask_logits
+from cl_prompts.prompts.layout import LAYOUTS, ROWS_PER_LENGTH, merge
+from cl_prompts.prompts.selection import select_prompts
+from cl_prompts.strategies.base import ContinualStrategy
 from cl_prompts.strategies.declaration import ClassVar, Field, LayerIndices, Literal, Needs, StrategySettings
+from cl_prompts.strategies.method import Method, TrainingOutputs, linear_head
 
 
 class MVPSettings(StrategySettings):
@@ -41,3 +65,203 @@ class MVPSettings(StrategySettings):
         "count", description="choose by distance times usage, or by distance alone, in training"
     )
     route_at_test: Literal["count", "plain"] = Field("count", description="the same in evaluation")
+
+
+class Switches(NamedTuple):
+    """The switches a variant decides where the settings leave them open."""
+
+    contrast: str
+    focal: str
+    query_blocks: int
+
+
+def resolve_switches(settings: MVPSettings, depth: int) -> Switches:
+    """Settings with the variant's choice in place of every null; `depth` is the number of blocks."""
+    variants = {
+        "released": Switches("released", "batch", depth - 1),
+        "paper": Switches("per_query", "sample", depth),
+    }
+    return Switches(
+        *(
+            chosen if given is None else given
+            for given, chosen in zip(
+                (settings.contrast, settings.focal, settings.query_blocks), variants[settings.variant], strict=True
+            )
+        )
+    )
+
+
+PROMPT_LOSSES = {
+    "none": lambda keys, choice, distance, usage: losses.pull_loss(distance),
+    "released": lambda keys, choice, distance, usage: losses.released_contrastive_loss(
+        keys, choice[:, 0], distance[:, 0], usage
+    ),
+    "per_query": lambda keys, choice, distance, usage: losses.per_query_contrastive_loss(
+        keys, choice[:, 0], distance[:, 0], usage
+    ),
+}
+
+
+class Selection(NamedTuple):
+    """What the query of each image chose: `choice` (B, S) int64, `distance` (B, S) with gradient to the keys."""
+
+    choice: Tensor
+    distance: Tensor
+
+
+class MVPMethod(Method):
+    """The learner: prompts, keys, masks and head on a frozen ViT.
+
+    Trainable: `general_prompt` (1, rows, width), `expert_prompts` (pool, rows, width), `keys` (pool, width),
+    `soft_masks` (pool, classes) logits, `head`. Buffer: `usage_counts` (pool,), how often each expert was chosen.
+
+    Raises:
+        StrategyError: a block beyond the backbone's depth, or switches that exclude each other.
+    """
+
+    settings_class = MVPSettings
+
+    def __init__(
+        self, backbone: FrozenViT, num_classes: int, settings: MVPSettings, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, num_classes, settings, generator)
+        self.settings = settings
+        self.switches = resolve_switches(settings, backbone.depth)
+        _check(settings, self.switches, backbone.depth)
+        rows, pool, width = ROWS_PER_LENGTH[settings.insertion], settings.pool_size, backbone.width
+
+        def normal(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.randn(*shape, generator=generator))
+
+        self.general_prompt = normal(1, rows * len(settings.general_layers) * settings.general_length, width)
+        self.expert_prompts = normal(pool, rows * len(settings.expert_layers) * settings.expert_length, width)
+        self.keys = normal(pool, width)
+        self.soft_masks = nn.Parameter(torch.full((pool, num_classes), -1.0), requires_grad=settings.logit_mask)
+        self.head = linear_head(width, num_classes, generator)
+        self.usage_counts: Tensor
+        self.register_buffer("usage_counts", torch.zeros(pool))
+
+    def query(self, images: Tensor) -> Tensor:
+        """Class token of the un-prompted backbone after `query_blocks` blocks, (batch, width), no gradient."""
+        return self._query(images, None)
+
+    def forward(self, images: Tensor, query: Tensor | None = None) -> Tensor:
+        """Logits (batch, classes) under the chosen expert's soft mask; counts usage in training mode only."""
+        tokens = self._tokens(images) if query is None else None
+        if query is None:
+            query = self._query(images, tokens)
+        selected = self._select(query)
+        logits = self.head(self._features(images, selected.choice, tokens))
+        soft_mask = self._soft_mask(selected.choice)
+        if self.training:
+            self._count(selected.choice)
+        return logits if soft_mask is None else soft_mask * logits
+
+    def training_outputs(
+        self, images: Tensor, targets: Tensor, allowed: Tensor, query: Tensor | None = None
+    ) -> TrainingOutputs:
+        """One update's losses: `classification` (focal cross-entropy) and `prompt` (key loss)."""
+        settings = self.settings
+        tokens = self._tokens(images)
+        selected = self._select(self._query(images, tokens) if query is None else query)
+        prompt_loss = PROMPT_LOSSES[self.switches.contrast](self.keys, *selected, self.usage_counts)
+        self._count(selected.choice)
+
+        features = self._features(images, selected.choice, tokens)
+        soft_mask = self._soft_mask(selected.choice)
+
+        def logits_of(inputs: Tensor) -> Tensor:
+            raw = self.head(inputs)
+            return mask_logits(raw if soft_mask is None else soft_mask * raw, allowed)
+
+        if settings.feature_scaling:
+            with torch.no_grad():
+                unscaled = logits_of(features)
+            divisor = losses.feature_divisor(features, self.head.weight, targets, settings.margin)
+            scaled = logits_of(features / divisor)
+        else:
+            scaled = logits_of(features)
+            unscaled = scaled.detach()
+        cross_entropy = F.cross_entropy(scaled, targets, reduction="none")
+        dissimilarity = losses.gradient_dissimilarity(features, unscaled, targets, soft_mask)
+        classification = losses.FOCAL_LOSSES[self.switches.focal](
+            cross_entropy, dissimilarity, settings.alpha, settings.gamma
+        )
+        return TrainingOutputs(
+            losses={"classification": classification, "prompt": prompt_loss},
+            logits=unscaled,
+            features=features,
+            diagnostics={
+                "cross_entropy": cross_entropy.detach().mean(),
+                "gradient_dissimilarity": dissimilarity.mean(),
+            },
+        )
+
+    def prompt_usage(self) -> Tensor:
+        """How often each expert was chosen in training, (pool,)."""
+        return self.usage_counts
+
+    @torch.no_grad()
+    def _tokens(self, images: Tensor) -> Tensor:
+        return self.backbone.tokens(images)
+
+    def _query(self, images: Tensor, tokens: Tensor | None) -> Tensor:
+        return self.backbone.query(
+            images, tokens=tokens, blocks=self.switches.query_blocks, norm=self.settings.query_norm
+        )
+
+    def _select(self, query: Tensor) -> Selection:
+        settings = self.settings
+        distance = losses.cosine_distance(query[:, None], self.keys)
+        route = settings.route if self.training else settings.route_at_test
+        balanced = route == "count" and self.switches.contrast != "none"
+        choice = select_prompts(distance, self.usage_counts if balanced else None, settings.selection_size)
+        return Selection(choice, distance.gather(1, choice))
+
+    def _count(self, choice: Tensor) -> None:
+        self.usage_counts += torch.bincount(choice.flatten(), minlength=self.settings.pool_size)
+
+    def _features(self, images: Tensor, choice: Tensor, tokens: Tensor | None) -> Tensor:
+        settings, cut = self.settings, LAYOUTS[self.settings.insertion]
+        # With several choices the published layout reads the rows of the first alone; the others give their masks.
+        experts = self.expert_prompts[choice[:, 0]]
+        insertions = merge(
+            cut(self.general_prompt, settings.general_layers, settings.general_length),
+            cut(experts, settings.expert_layers, settings.expert_length),
+        )
+        return self.backbone(images, insertions, tokens=tokens)
+
+    def _soft_mask(self, choice: Tensor) -> Tensor | None:
+        """Factor on the logits, (batch, classes) in (0, 2); None when switched off."""
+        if not self.settings.logit_mask:
+            return None
+        return 2 * torch.sigmoid(self.soft_masks[choice].mean(1))
+
+
+def _check(settings: MVPSettings, switches: Switches, depth: int) -> None:
+    beyond = [layer for layer in (*settings.general_layers, *settings.expert_layers) if layer >= depth]
+    if beyond:
+        raise StrategyError(
+            f"strategy.general_layers/expert_layers name block {beyond[0]}, but the backbone has blocks 0 to {depth - 1}"
+        )
+    if switches.query_blocks > depth:
+        raise StrategyError(f"strategy.query_blocks={switches.query_blocks}: the backbone has {depth} blocks")
+    if settings.selection_size > settings.pool_size:
+        raise StrategyError(
+            f"strategy.selection_size={settings.selection_size}: at most pool_size={settings.pool_size} can be chosen"
+        )
+    if settings.selection_size > 1 and switches.contrast != "none":
+        raise StrategyError(
+            f"strategy.selection_size={settings.selection_size}: the contrastive loss is defined for one choice; "
+            "set strategy.contrast=none or selection_size=1"
+        )
+    if settings.selection_size > 1 and settings.insertion == "prefix_tuning":
+        raise StrategyError("strategy.insertion=prefix_tuning is defined for selection_size=1; use prompt_tuning")
+    if switches.contrast == "per_query" and settings.pool_size < 2:
+        raise StrategyError("strategy.contrast=per_query needs pool_size >= 2: it compares a key with the others")
+
+
+class MVP(ContinualStrategy):
+    """MVP as an Avalanche strategy; `settings` is an `MVPSettings`, the rest is `ContinualStrategy`'s."""
+
+    method_class = MVPMethod

@@ -1,8 +1,19 @@
-"""NCM: nearest class mean on frozen features, running sums, no gradient (SimpleCIL when cosine)."""
+"""NCM: nearest class mean on frozen features, running sums, no gradient (SimpleCIL when cosine).
+
+Sums run over the whole stream, so a class that returns adds to its mean instead of replacing it, and the order of
+the stream cannot change the result beyond rounding in float64.
+"""
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cl_prompts.backbones import FrozenViT
+from cl_prompts.strategies.base import ContinualStrategy
 from cl_prompts.strategies.declaration import ClassVar, Field, Literal, Needs, StrategySettings
+from cl_prompts.strategies.method import Method
 
 
 class NCMSettings(StrategySettings):
@@ -11,3 +22,55 @@ class NCMSettings(StrategySettings):
     needs: ClassVar[Needs] = Needs(gradient=False, order_invariant=True)
 
     similarity: Literal["cosine", "euclidean"] = Field("cosine", description="how an image is compared with the means")
+
+
+def cosine_scores(features: Tensor, means: Tensor) -> Tensor:
+    """Cosine of (batch, width) features with (classes, width) means, (batch, classes)."""
+    return F.normalize(features, dim=-1) @ F.normalize(means, dim=-1).T
+
+
+def euclidean_scores(features: Tensor, means: Tensor) -> Tensor:
+    """Minus the squared distance of (batch, width) features to (classes, width) means, (batch, classes)."""
+    return -torch.cdist(features, means).square()
+
+
+SCORES = {"cosine": cosine_scores, "euclidean": euclidean_scores}
+
+
+class NCMMethod(Method):
+    """The learner: `sums` (classes, width) and `counts` (classes,), both float64 and filled by `fit`."""
+
+    settings_class = NCMSettings
+
+    def __init__(
+        self, backbone: FrozenViT, num_classes: int, settings: NCMSettings, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, num_classes, settings, generator)
+        self.scores = SCORES[settings.similarity]
+        self.sums: Tensor
+        self.counts: Tensor
+        self.register_buffer("sums", torch.zeros(num_classes, backbone.width, dtype=torch.float64))
+        self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.float64))
+
+    def query(self, images: Tensor) -> Tensor:
+        """The features themselves, (batch, width)."""
+        return self.backbone.query(images)
+
+    def forward(self, images: Tensor, query: Tensor | None = None) -> Tensor:
+        """Scores of all classes (batch, classes) float32; a class without a sample has a zero mean."""
+        features = self.query(images) if query is None else query
+        means = self.sums / self.counts.clamp(min=1)[:, None]
+        return self.scores(features.double(), means).float()
+
+    @torch.no_grad()
+    def fit(self, images: Tensor, targets: Tensor) -> None:
+        """Add a batch to the running sums."""
+        features = self.query(images).double()
+        self.sums.index_add_(0, targets, features)
+        self.counts.index_add_(0, targets, torch.ones_like(targets, dtype=torch.float64))
+
+
+class NCM(ContinualStrategy):
+    """Nearest class mean as an Avalanche strategy; `settings` is an `NCMSettings`."""
+
+    method_class = NCMMethod

@@ -1,0 +1,347 @@
+"""The one loop: `ContinualStrategy`, Avalanche's supervised template for online streams and frozen backbones.
+
+What it adds to Avalanche: samples in exactly the planned order, several updates on one stream batch (each with fresh
+augmentation), classes counted as exposed from the labels alone, named losses, an optimizer that holds the trained
+tensors and nothing else, and closed-form learners in the same loop. Every hook is called where plugins expect it:
+`before/after_training_iteration` once around a stream batch, the inner hooks once for each update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from fractions import Fraction
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from avalanche.core import BasePlugin
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.templates import SupervisedTemplate
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from cl_prompts.backbones import FrozenViT
+from cl_prompts.errors import StrategyError
+from cl_prompts.masks import FINITE_FILL, ClassTracker, mask_logits
+from cl_prompts.strategies.declaration import StrategySettings
+from cl_prompts.strategies.method import Method, TrainingOutputs
+
+TrainTransform = Callable[[Tensor, Tensor, int], Tensor]
+EvalTransform = Callable[[Tensor], Tensor]
+
+AUTOCAST: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
+"""Precision named in a configuration -> autocast dtype; None computes as the weights are."""
+
+
+class ContinualStrategy(SupervisedTemplate):
+    """Base of every method's Avalanche strategy; a method adds `method_class` and nothing else.
+
+    Args:
+        backbone: the frozen features.
+        num_classes: columns of the head; labels are data-set class ids below it.
+        settings: the method's typed settings; its defaults if None.
+        seed: of the initial prompts, keys and head.
+        updates_per_batch: optimizer steps on each stream batch; fractions carry over (0.5: every second batch).
+        train_mask: classes that compete in the loss: none, exposed, task, batch or session.
+        eval_mask: the same at evaluation: exposed or none.
+        train_transform: (uint8 images (batch, 3, h, w), sample ids (batch,), pass number) -> float images; None if
+            the benchmark's own transforms already give float images.
+        eval_transform: uint8 images -> float images, as above.
+        optimizer: trained tensors -> optimizer; Adam with learning rate 5e-3 as in the Si-Blurry scripts if None.
+        precision: fp32, or bf16 for autocast.
+        train_mb_size: stream batch.
+        eval_mb_size: batch of `eval`.
+        device: where to compute.
+        plugins: Avalanche plugins.
+        evaluator: Avalanche's evaluation plugin; None logs nothing.
+
+    Attributes:
+        samples_seen: stream samples trained on, each once whatever the updates; the x axis of every curve.
+        updates: optimizer steps (or closed-form fits) done.
+        classes: the `ClassTracker`; `exposed` is its vector of classes seen so far.
+        last_losses: named detached losses and diagnostics of the last update, on the device.
+        mb_sample_ids: (batch,) data-set indices of the current mini-batch, replay included.
+        stream_size: how many of the mini-batch's rows come from the stream; the rest is replay.
+    """
+
+    method_class: ClassVar[type[Method]]
+
+    def __init__(
+        self,
+        *,
+        backbone: FrozenViT,
+        num_classes: int,
+        settings: StrategySettings | None = None,
+        seed: int = 0,
+        updates_per_batch: float = 3,
+        train_mask: str = "exposed",
+        eval_mask: str = "exposed",
+        train_transform: TrainTransform | None = None,
+        eval_transform: EvalTransform | None = None,
+        optimizer: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer] | None = None,
+        precision: str = "fp32",
+        train_mb_size: int = 64,
+        eval_mb_size: int = 128,
+        device: str | torch.device = "cpu",
+        plugins: Sequence[BasePlugin] | None = None,
+        evaluator: EvaluationPlugin | None = None,
+    ) -> None:
+        if updates_per_batch <= 0:
+            raise StrategyError(f"updates_per_batch={updates_per_batch}: must be greater than 0")
+        if precision not in AUTOCAST:
+            raise StrategyError(f"precision={precision!r}: must be one of {', '.join(AUTOCAST)}")
+        settings = self.method_class.settings_class() if settings is None else settings
+        generator = torch.Generator().manual_seed(seed)
+        method = self.method_class(backbone, num_classes, settings, generator).to(device)
+        self.needs = settings.needs
+        trained = [tensor for _, tensor in method.named_trainables()]
+        make = optimizer or partial(torch.optim.Adam, lr=5e-3)
+        super().__init__(
+            model=method,
+            optimizer=make(trained) if self.needs.gradient else None,  # type: ignore[arg-type]
+            train_mb_size=train_mb_size,
+            train_epochs=1,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=plugins,
+            evaluator=evaluator,  # type: ignore[arg-type]
+        )
+        self.model: Method
+        self.num_classes = num_classes
+        self.updates_per_batch = Fraction(updates_per_batch).limit_denominator(10**6)
+        self.train_mask = train_mask
+        self.eval_mask = eval_mask
+        self.train_transform = train_transform
+        self.eval_transform = eval_transform
+        self.precision = precision
+        self.classes = ClassTracker(num_classes, self.device)
+        self.samples_seen = 0
+        self.updates = 0
+        self.last_losses: dict[str, Tensor] = {}
+        self.mb_sample_ids = torch.empty(0, dtype=torch.int64)
+        self.stream_size = 0
+        self._carry = Fraction(0)
+        self._outputs: TrainingOutputs | None = None
+        self._fixed_query: Tensor | None = None
+        self._accuracy = torch.zeros((), device=self.device)
+        self._all_finite = torch.ones((), dtype=torch.bool, device=self.device)
+
+    # --- what loggers read ------------------------------------------------------------------------------------------
+
+    @property
+    def exposed(self) -> Tensor:
+        """Classes seen so far in the stream, bool (classes,)."""
+        return self.classes.exposed
+
+    @property
+    def running_accuracy(self) -> float:
+        """Share of correct training predictions before each update, averaged over roughly the last 50 updates."""
+        weight = 1 - 0.98**self.updates
+        return float(self._accuracy) / weight if self.updates else float("nan")
+
+    # --- the loop ---------------------------------------------------------------------------------------------------
+
+    def training_epoch(self, **kwargs: Any) -> None:
+        """One pass over the experience: for each stream batch, the updates that are due."""
+        sample_ids = self._sample_ids_of_experience()
+        position = 0
+        for self.mbatch in self.dataloader:
+            if self._stop_training:
+                break
+            self._unpack_minibatch()
+            stream = list(self.mbatch)
+            self.stream_size = len(stream[1])
+            stream_ids = sample_ids[position : position + self.stream_size]
+            position += self.stream_size
+            self.classes.observe(stream[1])
+            self._fixed_query = None
+            self.mb_sample_ids = stream_ids
+            self._before_training_iteration(**kwargs)
+            due = self._updates_due()
+            for number in range(due):
+                self.mbatch, self.mb_sample_ids = list(stream), stream_ids
+                self._pass_number = number
+                self._update(**kwargs)
+            self._carry += self.updates_per_batch - due if self.needs.gradient else 0
+            self.samples_seen += self.stream_size
+            if due == 0:
+                self._predict_without_update()
+            self._after_training_iteration(**kwargs)
+        self._stop_if_not_finite()
+
+    def _updates_due(self) -> int:
+        if not self.needs.gradient:
+            return 1
+        return int(self._carry + self.updates_per_batch)
+
+    def _update(self, **kwargs: Any) -> None:
+        self.loss = self._make_empty_loss()
+        self._before_forward(**kwargs)
+        self.mb_output = self.forward()
+        self._after_forward(**kwargs)
+        if self.needs.gradient:
+            assert self.optimizer is not None
+            self.optimizer.zero_grad(set_to_none=True)
+            self.loss = self.loss + self.criterion()
+            self._before_backward(**kwargs)
+            self.backward()
+            self._after_backward(**kwargs)
+            self._before_update(**kwargs)
+            self.optimizer_step()
+            self._after_update(**kwargs)
+        self.updates += 1
+        self._watch()
+
+    def forward(self) -> Tensor:
+        """Logits of the current mini-batch (batch, classes); in training also prepares the named losses."""
+        if self.is_eval:
+            return self._predict(self._transformed_for_evaluation(self.mb_x))
+        images = self._transformed_for_training()
+        self.mbatch[0] = images
+        if not self.needs.gradient:
+            with torch.no_grad():
+                logits = self._predict(images)
+            self.model.fit(images, self.mb_y)
+            return logits
+        with self._autocast():
+            allowed = self.classes.allowed(self.train_mask, self.mb_y)
+            self._outputs = self.model.training_outputs(images, self.mb_y, allowed, self._query_of_fixed(images))
+        return self._outputs.logits
+
+    def criterion(self) -> Tensor:
+        """Sum of the method's named losses in training; masked cross-entropy in evaluation."""
+        if self.is_eval:
+            return torch.nn.functional.cross_entropy(self.mb_output, self.mb_y)
+        assert self._outputs is not None
+        return torch.stack(list(self._outputs.losses.values())).sum()
+
+    # --- images -----------------------------------------------------------------------------------------------------
+
+    def _transformed_for_training(self) -> Tensor:
+        images = self.mb_x
+        transform = self.train_transform if self.needs.gradient else self.eval_transform
+        if not _needs_transform(images, transform):
+            return images
+        if transform is self.eval_transform:
+            return self.eval_transform(images)  # type: ignore[misc]
+        # The pass number joins the seed, so that each update sees fresh pixels, the same whatever the workers.
+        return transform(images, self.mb_sample_ids, self._pass_number)  # type: ignore[misc, call-arg]
+
+    def _transformed_for_evaluation(self, images: Tensor) -> Tensor:
+        return self.eval_transform(images) if _needs_transform(images, self.eval_transform) else images  # type: ignore[misc]
+
+    def _query_of_fixed(self, images: Tensor) -> Tensor | None:
+        """Query of the stream rows, computed once for all updates of the batch where their pixels stay the same."""
+        if getattr(self.train_transform, "is_random", True) or len(images) != self.stream_size:
+            return None
+        if self._fixed_query is None:
+            self._fixed_query = self.model.query(images)
+        return self._fixed_query
+
+    # --- prediction -------------------------------------------------------------------------------------------------
+
+    def _predict(self, images: Tensor) -> Tensor:
+        with self._autocast():
+            logits = self.model(images).float()
+        return mask_logits(logits, self.exposed, FINITE_FILL) if self.eval_mask == "exposed" else logits
+
+    @torch.no_grad()
+    def _predict_without_update(self) -> None:
+        """Give Avalanche's mini-batch metrics something to read on a batch that gets no update."""
+        was_training = self.model.training
+        self.model.eval()
+        self.mb_output = self._predict(self._transformed_for_evaluation(self.mb_x))
+        self.model.train(was_training)
+
+    def _autocast(self) -> AbstractContextManager:
+        dtype = AUTOCAST[self.precision]
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
+
+    # --- watching ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _watch(self) -> None:
+        correct = (self.mb_output.argmax(-1) == self.mb_y).float().mean()
+        self._accuracy = 0.98 * self._accuracy + 0.02 * correct
+        if self._outputs is not None:
+            named = self._outputs.losses | self._outputs.diagnostics
+            self.last_losses = {name: value.detach() for name, value in named.items()} | {"total": self.loss.detach()}
+            self._all_finite &= torch.isfinite(self.loss).all()
+        # Reading the flag waits for the device: free on a CPU, a stall in every step on a GPU.
+        if self.device.type == "cpu" or self.updates % 50 == 0:
+            self._stop_if_not_finite()
+
+    def _stop_if_not_finite(self) -> None:
+        if not bool(self._all_finite):
+            losses = ", ".join(f"{name}={float(value):g}" for name, value in self.last_losses.items())
+            raise StrategyError(
+                f"the loss is not finite after {self.samples_seen} samples and {self.updates} updates ({losses}); "
+                "lower protocol.lr or use protocol.precision=fp32"
+            )
+
+    # --- Avalanche's template ---------------------------------------------------------------------------------------
+
+    def _before_training_exp(self, **kwargs: Any) -> None:
+        self._check_targets()
+        announced = getattr(self.experience, "classes_in_this_experience", None)
+        self.classes.begin_session(None if announced is None else torch.tensor(sorted(announced)))
+        super()._before_training_exp(**kwargs)
+
+    def check_model_and_optimizer(self, **kwargs: Any) -> None:
+        """Nothing grows and nothing joins the optimizer: it holds the trained tensors since construction."""
+
+    def model_adaptation(self, model: torch.nn.Module | None = None) -> torch.nn.Module:
+        """The model as it is: heads have all columns from the start, and masks decide which compete."""
+        return self.model if model is None else model
+
+    def make_optimizer(self, **kwargs: Any) -> None:
+        """Keep the optimizer; Avalanche would rebuild it over every tensor, the frozen backbone included."""
+
+    def make_train_dataloader(self, num_workers: int = 0, shuffle: bool = False, **kwargs: Any) -> None:
+        """A loader in exactly the order of the experience.
+
+        Raises:
+            StrategyError: `shuffle=True`, or several task labels in the experience.
+        """
+        if shuffle:
+            raise StrategyError("train(shuffle=True): the stream has a planned order; call train(experience)")
+        labels = set(getattr(self.experience, "task_labels", None) or [0])
+        if len(labels) > 1:
+            raise StrategyError(f"the experience carries task labels {sorted(labels)}; a stream may have one at most")
+        self.dataloader = DataLoader(
+            self.adapted_dataset,
+            batch_size=self.train_mb_size,
+            shuffle=False,
+            num_workers=num_workers,
+            pin_memory=self.device.type == "cuda",
+            collate_fn=getattr(self.adapted_dataset, "collate_fn", None),
+            # Iterating a loader draws a base seed; its own generator keeps the global one untouched.
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def _sample_ids_of_experience(self) -> Tensor:
+        """Data-set indices in stream order; stream positions where the data set does not carry them."""
+        ids = getattr(self.adapted_dataset, "sample_ids", None)
+        if ids is None:
+            return torch.arange(self.samples_seen, self.samples_seen + len(self.adapted_dataset))
+        return torch.as_tensor(list(ids), dtype=torch.int64)
+
+    def _check_targets(self) -> None:
+        targets: Iterable[int] = getattr(self.experience.dataset, "targets", [])
+        present = {int(target) for target in getattr(targets, "uniques", targets)}
+        outside = sorted(target for target in present if not 0 <= target < self.num_classes)
+        if outside:
+            raise StrategyError(
+                f"label {outside[0]} is outside 0..{self.num_classes - 1}; give num_classes={max(outside) + 1} or more"
+            )
+
+
+def _needs_transform(images: Tensor, transform: Callable | None) -> bool:
+    """Whether raw images are still to be turned into network input; refuses what would be done twice or never."""
+    raw = images.dtype == torch.uint8
+    if raw and transform is None:
+        raise StrategyError("the stream gives uint8 images: pass train_transform and eval_transform to the strategy")
+    if not raw and transform is not None:
+        raise StrategyError("the stream gives float images already: pass no transforms to the strategy")
+    return raw

@@ -1,0 +1,131 @@
+"""`Method`: what every learner is: images in, logits out, nothing else known at prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from cl_prompts.backbones import FrozenViT
+from cl_prompts.errors import StrategyError
+from cl_prompts.strategies.declaration import StrategySettings
+
+
+@dataclass
+class TrainingOutputs:
+    """What one training pass gives to the loop.
+
+    Attributes:
+        losses: named scalars whose sum is minimised.
+        logits: (batch, classes) that the running accuracy reads; minus infinity where a class does not compete.
+        features: (batch, width) that the head read.
+        diagnostics: named detached scalars, only for curves.
+    """
+
+    losses: dict[str, Tensor]
+    logits: Tensor
+    features: Tensor
+    diagnostics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Method(nn.Module):
+    """Base of all learners on a frozen backbone.
+
+    Prediction is `forward(images)` alone: no task identity, no labels, no neighbours in the batch. A subclass
+    implements `forward` and either `training_outputs` (gradient) or `fit` (closed form), as its settings declare.
+
+    Args:
+        backbone: the frozen features.
+        num_classes: columns of the head, all data-set class ids.
+        settings: the method's own typed settings.
+        generator: source of every initial value.
+    """
+
+    settings_class: ClassVar[type[StrategySettings]]
+
+    def __init__(
+        self, backbone: FrozenViT, num_classes: int, settings: StrategySettings, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_classes = num_classes
+
+    def query(self, images: Tensor) -> Tensor | None:
+        """What the frozen backbone alone tells of `images` and prediction reuses, (batch, width); None if nothing.
+
+        It never changes during a run, so fixed images need it once.
+        """
+        return None
+
+    def forward(self, images: Tensor, query: Tensor | None = None) -> Tensor:
+        """Logits of all classes (batch, classes), unmasked; `query` may carry the result of `query(images)`."""
+        raise NotImplementedError
+
+    def training_outputs(
+        self, images: Tensor, targets: Tensor, allowed: Tensor, query: Tensor | None = None
+    ) -> TrainingOutputs:
+        """Named losses, logits and features of one training batch.
+
+        Args:
+            images: (batch, 3, height, width) float, ready for the backbone.
+            targets: (batch,) int64 class ids.
+            allowed: (classes,) bool, the columns that compete under the protocol's mask.
+            query: the result of `query(images)` if it is known.
+        """
+        raise StrategyError(f"{type(self).__name__} is fitted in closed form and has no training losses")
+
+    def fit(self, images: Tensor, targets: Tensor) -> None:
+        """Take up one stream batch in closed form; arguments as in `training_outputs`."""
+        raise StrategyError(f"{type(self).__name__} learns by gradient and cannot be fitted in closed form")
+
+    def prompt_usage(self) -> Tensor | None:
+        """How often each prompt of the pool was chosen in training, (pool,); None without a pool."""
+        return None
+
+    def named_trainables(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The tensors that training may move: everything that asks for a gradient."""
+        return ((name, tensor) for name, tensor in self.named_parameters() if tensor.requires_grad)
+
+
+class CosineHead(nn.Module):
+    """Logits = cosine(feature, class weight) / temperature, without bias.
+
+    Args:
+        width: of the features.
+        num_classes: columns.
+        temperature: divisor of the cosine.
+        generator: source of the initial weights.
+    """
+
+    def __init__(self, width: int, num_classes: int, temperature: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.temperature = temperature
+        # The initial norm sets the effective step: the gradient is orthogonal to a weight and scales with 1 / norm.
+        bound = width**-0.5
+        self.weight = nn.Parameter(torch.empty(num_classes, width).uniform_(-bound, bound, generator=generator))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(batch, width) -> (batch, classes)."""
+        directions = nn.functional.normalize(self.weight, dim=-1)
+        return nn.functional.normalize(features, dim=-1) @ directions.T / self.temperature
+
+
+def linear_head(width: int, num_classes: int, generator: torch.Generator) -> nn.Linear:
+    """A linear layer initialised like timm's ViT heads: truncated normal of deviation 0.02, zero bias."""
+    head = nn.utils.skip_init(nn.Linear, width, num_classes)
+    with torch.no_grad():
+        nn.init.trunc_normal_(head.weight, std=0.02, generator=generator)
+        head.bias.zero_()
+    return head
+
+
+def make_head(kind: str, width: int, num_classes: int, temperature: float, generator: torch.Generator) -> nn.Module:
+    """The head named in a configuration: `linear` or `cosine`."""
+    heads = {
+        "linear": lambda: linear_head(width, num_classes, generator),
+        "cosine": lambda: CosineHead(width, num_classes, temperature, generator),
+    }
+    return heads[kind]()
