@@ -1,6 +1,6 @@
 """One file a method; the word after `strategy=` is the file's name.
 
-`from cl_prompts.strategies import MVP` imports that method's file, and torch with it, only then.
+`from cl_prompts.strategies import MVP, MVPSettings` imports that method's file, and torch with it, only then.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ if TYPE_CHECKING:
     from cl_prompts.strategies.base import ContinualStrategy
 
 
-@lru_cache(maxsize=1)
-def strategy_classes() -> dict[str, str]:
-    """Strategy class -> file name without suffix, found in the files that declare settings."""
+@lru_cache(maxsize=None)
+def _subclasses(base: str) -> dict[str, str]:
+    """Class -> file name without suffix, for the subclasses of `base` written in the method files."""
     found = {}
     for name in strategy_names():
         for node in ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and any(
-                isinstance(base, ast.Name) and base.id == "ContinualStrategy" for base in node.bases
-            ):
+            if isinstance(node, ast.ClassDef) and any(isinstance(of, ast.Name) and of.id == base for of in node.bases):
                 found[node.name] = name
     return found
 
@@ -36,30 +34,23 @@ def load_strategy(name: str) -> type[ContinualStrategy]:
     Raises:
         KeyError: no such method.
     """
-    for class_name, file_name in strategy_classes().items():
+    for class_name, file_name in _subclasses("ContinualStrategy").items():
         if file_name == name:
             return getattr(import_module(f"{__name__}.{name}"), class_name)
     raise KeyError(name)
 
 
-_LAZY = {
-    "ContinualStrategy": "base",
-    "Method": "method",
-    "MVPSettings": "mvp",
-    "SinglePromptSettings": "single_prompt",
-    "LinearProbeSettings": "linear_probe",
-    "NCMSettings": "ncm",
-}
+def _exports() -> dict[str, str]:
+    shared = {"ContinualStrategy": "base", "Method": "method", "TrainingOutputs": "method"}
+    return shared | _subclasses("ContinualStrategy") | _subclasses("StrategySettings")
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    file_name = strategy_classes().get(name) or _LAZY.get(name)
-    if file_name is None:
+    exports = {} if name.startswith("__") else _exports()
+    if name not in exports:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{file_name}"), name)
+    return getattr(import_module(f"{__name__}.{exports[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *strategy_classes(), *_LAZY])
+    return sorted([*globals(), *_exports()])

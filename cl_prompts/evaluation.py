@@ -1,0 +1,164 @@
+"""`Evaluator`: accuracy of a model on the exposed part of a fixed test set, leaving no trace in training.
+
+Module modes are restored, no random state is drawn from, no strategy state is touched, and the frozen queries of the
+test images are computed once for the whole run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+
+from cl_prompts.errors import MetricError
+from cl_prompts.masks import mask_logits
+
+CACHE_BYTES = 2 << 30
+"""Test sets up to this size are decoded once and kept in memory."""
+
+
+class EvaluationResult(NamedTuple):
+    """`confusion` int64 (classes, classes), rows are true classes; `loss` mean masked cross-entropy a sample."""
+
+    confusion: np.ndarray
+    loss: float
+
+
+class Evaluator:
+    """Evaluates any model on one test set.
+
+    Args:
+        dataset: items (image, target, ...), with `targets`; an Avalanche data set in evaluation mode is fine.
+        num_classes: columns of the logits.
+        transform: uint8 images (batch, 3, h, w) -> float; None if the items are float already.
+        batch_size: images a forward pass.
+        device: where to compute.
+        autocast: dtype of autocast, or None.
+
+    Raises:
+        MetricError: the targets are not one class id an image.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        num_classes: int,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        batch_size: int = 128,
+        device: str | torch.device = "cpu",
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.num_classes = num_classes
+        self.transform = transform
+        self.batch_size = batch_size
+        self.device = torch.device(device)
+        self.autocast = autocast
+        self.targets = _single_labels(dataset.targets, num_classes)
+        self._images: Tensor | None = None
+        self._queries: Tensor | None = None
+
+    def __call__(self, model: nn.Module, exposed: Tensor) -> EvaluationResult:
+        """Evaluate `model` on the images of exposed classes, with the exposed classes competing.
+
+        Args:
+            model: images (batch, 3, h, w) -> logits (batch, classes).
+            exposed: (classes,) bool.
+
+        Returns:
+            Zero counts and a NaN loss if no class is exposed.
+        """
+        exposed = exposed.to(self.device)
+        chosen = torch.nonzero(exposed.cpu()[self.targets]).flatten()
+        confusion = torch.zeros(self.num_classes * self.num_classes, dtype=torch.int64, device=self.device)
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        with _evaluating(model), torch.inference_mode(), self._autocast():
+            queries = self._known_queries(model)
+            for indices in chosen.split(self.batch_size):
+                targets = self.targets[indices].to(self.device)
+                images = self._load(indices)
+                if queries is None:
+                    logits = model(images)
+                else:
+                    logits = model(images, queries[indices.to(queries.device)])
+                logits = mask_logits(logits.float(), exposed)
+                confusion += torch.bincount(targets * self.num_classes + logits.argmax(-1), minlength=len(confusion))
+                loss += nn.functional.cross_entropy(logits, targets, reduction="sum").double()
+        mean = float(loss) / len(chosen) if len(chosen) else float("nan")
+        return EvaluationResult(confusion.view(self.num_classes, -1).cpu().numpy(), mean)
+
+    def _known_queries(self, model: nn.Module) -> Tensor | None:
+        """Frozen queries of all test images, computed at first use in data-set order; None for models without."""
+        query = getattr(model, "query", None)
+        if query is None:
+            return None
+        if self._queries is None:
+            rows = []
+            for indices in torch.arange(len(self.targets)).split(self.batch_size):
+                row = query(self._load(indices))
+                if row is None:
+                    return None
+                rows.append(row)
+            self._queries = torch.cat(rows)
+        return self._queries
+
+    def _load(self, indices: Tensor) -> Tensor:
+        images = self._decoded(indices).to(self.device)
+        return images if self.transform is None else self.transform(images)
+
+    def _decoded(self, indices: Tensor) -> Tensor:
+        if self._images is None:
+            first = torch.as_tensor(self.dataset[0][0])
+            if len(self.targets) * first.nbytes > CACHE_BYTES:
+                return torch.cat(list(self._read(indices)))
+            self._images = torch.cat(list(self._read(torch.arange(len(self.targets)))))
+        return self._images[indices]
+
+    def _read(self, indices: Tensor) -> Iterator[Tensor]:
+        # Its own generator: iterating a loader draws a seed, by default from the generator that training uses.
+        loader = DataLoader(
+            Subset(self.dataset, indices.tolist()),
+            batch_size=self.batch_size,
+            generator=torch.Generator().manual_seed(0),
+            collate_fn=_first_of_each,
+        )
+        return iter(loader)
+
+    def _autocast(self) -> Any:
+        return nullcontext() if self.autocast is None else torch.autocast(self.device.type, dtype=self.autocast)
+
+
+def _first_of_each(items: list[Any]) -> Tensor:
+    return torch.stack([torch.as_tensor(item[0]) for item in items])
+
+
+def _single_labels(targets: Any, num_classes: int) -> Tensor:
+    labels = torch.as_tensor(np.asarray(list(targets)))
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise MetricError(
+            f"accuracy needs one integer class id an image, got targets of shape {tuple(labels.shape)}; "
+            "use mean average precision for several labels an image"
+        )
+    if len(labels) == 0:
+        raise MetricError("the test set is empty; accuracy needs at least one image")
+    if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
+        raise MetricError(f"test label {int(labels.max())} is outside 0..{num_classes - 1}")
+    return labels.to(torch.int64)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards every module is in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

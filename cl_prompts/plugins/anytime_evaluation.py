@@ -1,0 +1,123 @@
+"""`AnytimeEvaluation`: accuracy along the stream, every K samples, at session ends and at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from avalanche.core import SupervisedPlugin
+from avalanche.evaluation.metric_results import MetricValue
+
+from cl_prompts.evaluation import EvaluationResult, Evaluator
+from cl_prompts.metrics.records import EvaluationPoint
+from cl_prompts.plugins.stream_position import StreamPosition
+
+Listener = Callable[[Any, EvaluationPoint], None]
+
+
+class AnytimeEvaluation(SupervisedPlugin):
+    """Evaluates on the test images of the classes exposed so far, without a trace in the trained weights.
+
+    Under Avalanche's own strategies it takes the experiences for sessions; under any strategy `session_ends` (from
+    `StreamPlan.session_ends`) places the session points on the x axis, so that a boundary-free stream has them too.
+
+    Args:
+        evaluator: the test set and how to run it.
+        every: stream samples between periodic points; 0 evaluates at session ends and at the end alone.
+        rule: `exact` (first batch end at or beyond each multiple, x = samples seen) or `official` (strictly beyond,
+            at most one a batch, x = the multiple), as in the Si-Blurry code.
+        session_ends: samples seen at the end of each session; None takes the end of each experience.
+
+    Attributes:
+        points: periodic points and the final one, in order.
+        sessions: one point at the end of each session.
+    """
+
+    def __init__(
+        self, evaluator: Evaluator, *, every: int, rule: str = "exact", session_ends: Sequence[int] | None = None
+    ) -> None:
+        super().__init__()
+        self.evaluator = evaluator
+        self.every = every
+        self.rule = RULES[rule]
+        self.session_ends = None if session_ends is None else [int(end) for end in session_ends]
+        self.points: list[EvaluationPoint] = []
+        self.sessions: list[EvaluationPoint] = []
+        self._exposed = torch.zeros(evaluator.num_classes, dtype=torch.bool)
+        self._position = StreamPosition()
+        self._next = every
+        self._listeners: list[Listener] = []
+        self._latest: tuple[int, EvaluationResult] | None = None
+
+    def subscribe(self, listener: Listener) -> None:
+        """Call `listener(strategy, point)` after every evaluation."""
+        self._listeners.append(listener)
+
+    def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Start counting an experience."""
+        self._position.begin_epoch(strategy)
+
+    def before_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Classes count as exposed from the first batch that holds them."""
+        self._position.begin_batch(strategy)
+        self._exposed[strategy.mb_y[: self._position.rows].cpu()] = True
+
+    def after_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Evaluate if a multiple of the period or a session end was reached."""
+        self._position.end_batch()
+        seen = self._position.samples_seen
+        if self.every:
+            nominal, self._next = self.rule(seen, self._next, self.every)
+            if nominal is not None:
+                self._record(strategy, self.points, "periodic", nominal=nominal)
+        if self.session_ends is None:
+            return
+        while len(self.sessions) < len(self.session_ends) and self.session_ends[len(self.sessions)] <= seen:
+            self._record(strategy, self.sessions, "session", session=len(self.sessions))
+        if self.session_ends[-1] <= seen and not self._has_final():
+            self._record(strategy, self.points, "final")
+
+    def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Without a plan, an experience is a session."""
+        if self.session_ends is None:
+            self._record(strategy, self.sessions, "session", session=len(self.sessions))
+
+    def finish(self, strategy: Any) -> None:
+        """Add the final point of a stream whose length was not known in advance."""
+        if not self._has_final():
+            self._record(strategy, self.points, "final")
+
+    def _has_final(self) -> bool:
+        return bool(self.points) and self.points[-1].kind == "final"
+
+    def _record(self, strategy: Any, to: list[EvaluationPoint], kind: Any, **place: int) -> None:
+        seen = self._position.samples_seen
+        if self._latest is None or self._latest[0] != seen:
+            # Weights move only inside a batch, so one evaluation serves every point that falls on its end.
+            self._latest = (seen, self.evaluator(strategy.model, self._exposed))
+        result = self._latest[1]
+        point = EvaluationPoint.from_confusion(
+            result.confusion, samples_seen=seen, kind=kind, loss=result.loss, exposed=self._exposed.numpy().copy(), **place
+        )
+        to.append(point)
+        if not np.isnan(point.accuracy):
+            name = f"{'anytime' if kind != 'session' else 'session'}/accuracy"
+            strategy.evaluator.publish_metric_value(MetricValue(self, name, point.accuracy, point.nominal))  # type: ignore[arg-type]
+        for listener in self._listeners:
+            listener(strategy, point)
+
+
+def _exact(seen: int, due: int, every: int) -> tuple[int | None, int]:
+    if seen < due:
+        return None, due
+    return seen, (seen // every + 1) * every
+
+
+def _official(seen: int, due: int, every: int) -> tuple[int | None, int]:
+    return (due, due + every) if seen > due else (None, due)
+
+
+RULES: dict[str, Callable[[int, int, int], tuple[int | None, int]]] = {"exact": _exact, "official": _official}
+"""Rule -> (samples seen, next multiple, period) -> (nominal x of a point or None, next multiple)."""

@@ -1,0 +1,88 @@
+"""`Reservoir`: replay from a memory that holds where samples lie in the stream, not copies of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from avalanche.core import SupervisedPlugin
+from torch.utils.data import default_collate
+
+from cl_prompts.errors import StrategyError
+from cl_prompts.memory import ReservoirSampler
+from cl_prompts.plugins.stream_position import StreamPosition
+
+
+class Reservoir(SupervisedPlugin):
+    """Appends remembered samples to every update's batch and offers each stream sample to the memory afterwards.
+
+    Replay never contains the current batch: the memory is updated after its last update. Each update draws afresh.
+
+    Args:
+        size: samples kept.
+        batch_size: samples appended to a batch, fewer while the memory holds fewer.
+        seed: of the memory's own generator.
+        rule: `exact` (algorithm R) or `released` (with the published slip in the batch that fills the memory).
+
+    Raises:
+        StrategyError: a strategy that shuffles its stream; pass `shuffle=False` to its `train`.
+    """
+
+    def __init__(self, size: int, batch_size: int, *, seed: int = 0, rule: str = "exact") -> None:
+        super().__init__()
+        self.sampler = ReservoirSampler(size, seed, rule)
+        self.batch_size = batch_size
+        self._position = StreamPosition()
+        self._places: list[tuple[Any, int]] = []  # sample number -> (data set of its experience, position there)
+        self._start = 0
+
+    def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Note where the samples of this experience lie."""
+        self._position.begin_epoch(strategy)
+        self._start = len(self._places)
+        dataset = strategy.adapted_dataset
+        self._places.extend((dataset, position) for position in range(len(dataset)))
+
+    def before_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Check that the batch is the next one of the stream."""
+        self._position.begin_batch(strategy)
+        rows = self._position.rows
+        expected = [self._target(number) for number in self._next_numbers(rows)]
+        if strategy.mb_y[:rows].tolist() != expected:
+            raise StrategyError("Reservoir remembers places in the stream: call strategy.train(..., shuffle=False)")
+
+    def before_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Append a fresh draw of the memory to the batch of this update."""
+        numbers = self.draw(self.batch_size)
+        if not numbers:
+            return
+        items = [self._places[number] for number in numbers]
+        replay = default_collate([dataset[position] for dataset, position in items])
+        strategy.mbatch = [
+            torch.cat([stream, memory.to(stream.device)])
+            for stream, memory in zip(strategy.mbatch, replay, strict=True)
+        ]
+        if hasattr(strategy, "mb_sample_ids"):
+            ids = torch.tensor([_sample_id(dataset, position) for dataset, position in items])
+            strategy.mb_sample_ids = torch.cat([strategy.mb_sample_ids, ids])
+
+    def after_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Offer the stream samples of this batch to the memory."""
+        self.sampler.update(self._next_numbers(self._position.rows))
+        self._position.end_batch()
+
+    def draw(self, count: int) -> list[int]:
+        """Numbers (positions in the whole stream) of the samples to replay in this update."""
+        return self.sampler.draw(count)
+
+    def _next_numbers(self, rows: int) -> list[int]:
+        return list(range(self._position.samples_seen, self._position.samples_seen + rows))
+
+    def _target(self, number: int) -> int:
+        dataset, position = self._places[number]
+        return int(dataset.targets[position])
+
+
+def _sample_id(dataset: Any, position: int) -> int:
+    ids = getattr(dataset, "sample_ids", None)
+    return position if ids is None else int(ids[position])
