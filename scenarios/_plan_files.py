@@ -1,0 +1,109 @@
+"""A `StreamPlan` on disk: `plan.npz` (arrays) beside `plan.json` (header, measures, hash)."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from scenarios.errors import PlanError
+
+if TYPE_CHECKING:
+    from scenarios.plan import StreamPlan
+
+PLAN_FORMAT = 1
+"""Version of the hashed content and of the saved files."""
+
+_FLAGS = ("allow_empty_sessions", "allow_home", "varying")  # written as 0 and 1
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+def write_plan(plan: StreamPlan, folder: Path) -> Path:
+    """Write both files, each through a temporary file and a rename; returns `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = {
+        "indices": plan.order,
+        "offsets": np.concatenate([np.zeros(1, np.int64), plan.session_ends]),
+        "class_kind": plan.class_kind,
+        "home_session": plan.home_session,
+        # Everything measured is derived again on loading, which needs the class of every sample.
+        "targets": plan.targets.astype(np.min_scalar_type(plan.num_classes)),
+    }
+    content = {
+        "sha256": plan.sha256,
+        "effective": plan.effective,
+        "warnings": list(plan.warnings),
+        "provenance": plan.provenance,
+        "class_names": None if plan.class_names is None else list(plan.class_names),
+        "header": plan.header,
+    }
+    # One line a key: readable, and a thousand classes stay a few lines.
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items())
+    _replace(folder / "plan.npz", lambda file: np.savez_compressed(file, **arrays))
+    _replace(folder / "plan.json", lambda file: file.write(f"{{\n{lines}\n}}\n".encode()))
+    return folder
+
+
+def read_plan(plan_class: type[StreamPlan], path: Path) -> StreamPlan:
+    """Read both files and compare the recomputed hash and header with the stored ones.
+
+    Raises:
+        PlanError: missing or damaged file, another format, or a content that does not match its hash.
+    """
+    base = path / "plan.npz" if path.is_dir() else path
+    arrays_path, content_path = base.with_suffix(".npz"), base.with_suffix(".json")
+    for needed in (arrays_path, content_path):
+        if not needed.is_file():
+            raise PlanError(f"plan file {needed} does not exist: give a folder that holds plan.npz and plan.json")
+    try:
+        content = json.loads(content_path.read_text(encoding="utf-8"))
+        header, names = content["header"], content["class_names"]
+        stored, requested = content["sha256"], _as_requested(header["requested"])
+        provenance, version = dict(content["provenance"]), header["format"]
+    except _DAMAGE as error:
+        raise PlanError(f"plan file {content_path} cannot be read ({error}): generate the plan again") from error
+    if version != PLAN_FORMAT:
+        raise PlanError(f"plan file {content_path} has format {version}, this version reads format {PLAN_FORMAT}")
+    try:
+        with np.load(arrays_path, allow_pickle=False) as arrays:
+            order, offsets = arrays["indices"], arrays["offsets"].tolist()
+            plan = plan_class(
+                sessions=tuple(order[a:b] for a, b in pairwise(offsets)),
+                class_kind=arrays["class_kind"],
+                home_session=arrays["home_session"],
+                targets=arrays["targets"],
+                requested=requested,
+                provenance=provenance,
+                class_names=None if names is None else tuple(names),
+            )
+    except _DAMAGE as error:
+        raise PlanError(f"plan file {arrays_path} cannot be read ({error}): generate the plan again") from error
+    if plan.sha256 != stored or plan.header != header:
+        raise PlanError(
+            f"plan files {arrays_path} and {content_path.name} do not match: the content hashes to"
+            f" {plan.sha256[:12]}, the stored sha256 is {str(stored)[:12]}; generate the plan again"
+        )
+    return plan
+
+
+def _as_requested(stored: dict[str, Any]) -> dict[str, Any]:
+    return {key: bool(value) if key in _FLAGS else value for key, value in stored.items()}
+
+
+def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
