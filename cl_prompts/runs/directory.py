@@ -1,0 +1,157 @@
+"""The run directory: everything a reader needs to know about a run, each file whole or not at all.
+
+| file | content |
+|---|---|
+| `config.yaml` | the resolved configuration |
+| `manifest.json` | versions, hardware, hashes, source state, command |
+| `plan.npz`, `plan.json` | the stream: which sample, when |
+| `curves.csv` | one row for each evaluation |
+| `class_accuracy.csv` | accuracy of every class at each session end |
+| `summary.json` | status, metrics, time, memory |
+| `tensorboard/` | event files |
+| `checkpoints/` | only if something is saved in it |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy.typing as npt
+
+from cl_prompts.errors import UserError
+from cl_prompts.metrics.records import EvaluationPoint
+from cl_prompts.metrics.summary import CURVE_COLUMNS, class_accuracy_rows, curve_rows
+from cl_prompts.runs.files import cannot_write, write_csv, write_json, write_text
+
+if TYPE_CHECKING:
+    from scenarios.plan import StreamPlan
+
+Status = Literal["running", "finished", "interrupted", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """The content of `summary.json`."""
+
+    status: Status
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    """What `cl_prompts.metrics.summarise` returns."""
+    samples_seen: int = 0
+    updates: int = 0
+    seconds: float = 0.0
+    """Wall time since the start of the run."""
+    peak_memory_bytes: int | None = None
+    """Highest resident memory of the process; None where the system does not tell."""
+    peak_gpu_memory_bytes: int | None = None
+    """Highest memory that tensors took on the GPU; None without one."""
+    trainable_parameters: int | None = None
+    error: str | None = None
+    """The one line a failed run ended with."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain containers, in the order of the file."""
+        return asdict(self)
+
+
+class RunDirectory:
+    """The folder of one run and the only writer of the files in it. Made by `create`.
+
+    Every `write_*` may be called again and replaces the file as a whole; a failing one leaves the old file.
+
+    Raises:
+        UserError: a file cannot be written (no space, no permission).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, output: str | Path, name: str | None, now: datetime, *, label: str = "run") -> RunDirectory:
+        """Make the folder of a new run inside `output`, never one that exists.
+
+        Args:
+            output: folder of all runs; made if it is missing.
+            name: name of the folder; None takes the time and the label. Where the name is taken, `_2`, `_3`, ... is
+                appended, so that runs started in the same second or with the same name keep apart.
+            now: start of the run.
+            label: short description for folders without a name, such as "si_blurry-mvp-digits-seed1".
+
+        Raises:
+            UserError: a name that is not one folder name, or a folder that cannot be made.
+        """
+        if name is not None and (not name.strip() or name == ".." or Path(name).name != name or "\0" in name):
+            raise UserError(
+                f"name={name!r}: must be the name of one folder, without / ; set the place with output=/path"
+            )
+        base = name or f"{now:%Y-%m-%d_%H-%M-%S}_{re.sub(r'[^A-Za-z0-9._=-]+', '-', label)}"
+        parent = Path(output)
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            for number in count(1):
+                path = parent / (base if number == 1 else f"{base}_{number}")
+                try:
+                    # Fails if another run, even one of this very moment, has made it: nobody shares a folder.
+                    path.mkdir()
+                except FileExistsError:
+                    continue
+                return cls(path)
+        except OSError as error:
+            raise UserError(
+                f"output={output}: cannot make a folder there ({error.strerror or error}); choose a folder you can "
+                "write to with output=/path"
+            ) from error
+        raise AssertionError("unreachable")
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of the event files; made by their writer."""
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints, made when first asked for."""
+        folder = self.path / "checkpoints"
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        return folder
+
+    def write_config(self, text: str) -> None:
+        """Write the resolved configuration, YAML text, to `config.yaml`."""
+        write_text(self.path / "config.yaml", text)
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Write what `manifest.make_manifest` collected to `manifest.json`."""
+        write_json(self.path / "manifest.json", manifest)
+
+    def write_plan(self, plan: StreamPlan) -> None:
+        """Save the stream as `plan.npz` and `plan.json`."""
+        try:
+            plan.save(self.path)
+        except OSError as error:
+            raise cannot_write(self.path / "plan.npz", error) from error
+
+    def write_curves(
+        self, points: Iterable[EvaluationPoint], sessions: Iterable[EvaluationPoint], class_kind: npt.ArrayLike
+    ) -> None:
+        """Write all evaluations so far, one a row, to `curves.csv`; arguments as in `cl_prompts.metrics.summarise`."""
+        rows = curve_rows(points, sessions, class_kind)
+        write_csv(self.path / "curves.csv", CURVE_COLUMNS, (list(row.values()) for row in rows))
+
+    def write_class_accuracy(
+        self, sessions: Iterable[EvaluationPoint], class_names: Sequence[str] | None = None
+    ) -> None:
+        """Write the accuracy of each class (column) at the end of each session (row) to `class_accuracy.csv`."""
+        header, rows = class_accuracy_rows(sessions, class_names)
+        write_csv(self.path / "class_accuracy.csv", header, rows)
+
+    def write_summary(self, summary: RunSummary) -> None:
+        """Write `summary.json`."""
+        write_json(self.path / "summary.json", summary.to_dict())

@@ -1,0 +1,93 @@
+"""Files that a reader finds whole or not at all, and JSON without NaN."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from cl_prompts.errors import UserError
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside `path` for writing bytes; it takes the name `path` when the block ends well.
+
+    Until then, and after any error or interrupt, `path` keeps its old content and the temporary file is removed.
+
+    Raises:
+        UserError: the file cannot be written: no space, no permission, no such folder.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            # Without this a crash of the machine may leave the new name with no content.
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """The one line for any file or folder of a run that cannot be written."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return UserError(
+        f"cannot write {path} ({reason}); free space or fix the permissions there, or choose another folder with "
+        "output=/path"
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file whole or not at all.
+
+    Raises:
+        UserError: see `atomic_file`.
+    """
+    with atomic_file(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all; what is not finite becomes null.
+
+    Raises:
+        UserError: see `atomic_file`.
+    """
+    write_text(path, json.dumps(json_value(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def json_value(value: Any) -> Any:
+    """`value` in types JSON knows: NaN and infinities as None, NumPy numbers and arrays as Python's, paths as text."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): json_value(entry) for key, entry in value.items()}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str | bool | int | None):
+        return value
+    return [json_value(entry) for entry in value] if isinstance(value, Iterable) else str(value)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table whole or not at all; numbers in full precision, NaN as an empty cell.
+
+    Raises:
+        UserError: see `atomic_file`.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(["" if isinstance(cell, float) and math.isnan(cell) else cell for cell in row] for row in rows)
+    write_text(path, text.getvalue())
