@@ -1,0 +1,131 @@
+"""The words of the command line: parsed by Hydra's own grammar, refused in our words, split into jobs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.errors import HydraException
+
+from cl_prompts.runs.schema import GROUPS
+
+CHOICE_GROUPS = (*GROUPS, "experiment")
+"""Groups that a word `group=choice` selects from."""
+
+_HOME = re.compile(r"^([^=]+=)~(?=/|$)")
+
+
+@dataclass
+class Words:
+    """The command line's words, sorted by what they set.
+
+    Attributes:
+        choices: words `group=choice`, by group; the last one counts.
+        values: words `key=value`, by dotted key; the last one counts.
+        hydra: words for Hydra itself, such as `hydra/launcher=joblib`.
+        problems: one line for each word that cannot be read.
+    """
+
+    choices: dict[str, Override] = field(default_factory=dict)
+    values: dict[str, Override] = field(default_factory=dict)
+    hydra: list[Override] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_words(words: Iterable[str], loader: ConfigLoader) -> Words:
+    """Parse and sort the words; a leading `+` or `++` means the same as none."""
+    result = Words()
+    parser = OverridesParser.create(config_loader=loader)
+    for word in words:
+        try:
+            override = parser.parse_overrides([_HOME.sub(rf"\g<1>{Path.home()}", word)])[0]
+        except HydraException as error:
+            result.problems.append(_unreadable(word, error))
+            continue
+        problem = _refusal(word, override)
+        if problem:
+            result.problems.append(problem)
+        elif override.is_hydra_override():
+            result.hydra.append(override)
+        else:
+            target = result.choices if override.key_or_group in CHOICE_GROUPS else result.values
+            target.pop(override.key_or_group, None)
+            target[override.key_or_group] = override
+    return result
+
+
+def sweep_problems(words: Words) -> list[str]:
+    """One line for each word with several values, for a command line that starts one run."""
+    choices = [f"{word}: several choices need -m, one run for each" for word in _swept(words.choices)]
+    values = [
+        f"{word}: several values need -m, one run for each; a list is written {word.replace('=', '=[', 1)}]"
+        for word in _swept(words.values)
+    ]
+    return [*choices, *values]
+
+
+def split_jobs(words: Words, sweeper_parameters: dict[str, str], loader: ConfigLoader) -> list[Words]:
+    """Every combination of the swept values, in the order Hydra's basic sweeper starts them; one job without a sweep.
+
+    An interval, which only other sweepers know, is represented by its two ends.
+    """
+    defaults = read_words([f"{key}={value}" for key, value in sweeper_parameters.items()], loader)
+    merged = {**defaults.choices, **defaults.values} | {**words.choices, **words.values}
+    if not any(override.is_sweep_override() for override in merged.values()):
+        return [Words(choices=words.choices, values=words.values)]
+    fixed = [
+        _ends(override) if isinstance(override.value(), IntervalSweep) else override for override in merged.values()
+    ]
+    combinations = BasicSweeper.split_arguments(fixed, max_batch_size=None)[0]
+    return [_job(tuple(combination)) for combination in combinations]
+
+
+def _swept(words: dict[str, Override]) -> list[str]:
+    return [f"{key}={word.get_value_string()}" for key, word in words.items() if word.is_sweep_override()]
+
+
+def _job(combination: Sequence[str]) -> Words:
+    job = Words()
+    for word in combination:
+        override = _parsed(word)
+        target = job.choices if override.key_or_group in CHOICE_GROUPS else job.values
+        target[override.key_or_group] = override
+    return job
+
+
+@lru_cache(maxsize=4096)
+def _parsed(word: str) -> Override:
+    return OverridesParser.create().parse_overrides([word])[0]
+
+
+def _ends(override: Override) -> Override:
+    interval = override.value()
+    assert isinstance(interval, IntervalSweep)
+    return _parsed(f"{override.key_or_group}={interval.start},{interval.end}")
+
+
+def _unreadable(word: str, error: HydraException) -> str:
+    key, equals, value = word.partition("=")
+    if not equals:
+        return f"{word}: write key=value, for example strategy=mvp; options such as -m start with a dash"
+    if not value:
+        return f"{word}: the value is missing; null is written {key}=null"
+    return f"{word}: cannot be read; put a value with special characters in two pairs of quotes: '{key}=\"{value}\"'"
+
+
+def _refusal(word: str, override: Override) -> str | None:
+    key = override.key_or_group
+    if override.is_delete() and not override.is_hydra_override():
+        return f"{word}: nothing can be taken out of a configuration; choose another value, or null where it is allowed"
+    if override.package is not None:
+        return f"{word}: a package (@) cannot be given; write {key}=..."
+    if override.is_sweep_override() and override.is_hydra_override():
+        return f"{word}: Hydra's own settings cannot be swept; give one value"
+    return None

@@ -1,0 +1,214 @@
+"""What the command line asks for: every job it starts, each checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from cl_prompts.runs.compose import Composer, Composition, CompositionError, has_key, with_values
+from cl_prompts.runs.fields import close_match, value_text
+from cl_prompts.runs.overrides import CHOICE_GROUPS, Words, read_words, split_jobs, sweep_problems
+from cl_prompts.runs.schema import RunConfig
+from cl_prompts.runs.validation import check_config
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked command line.
+
+    Attributes:
+        configs: one for each job, in the order they start; empty if there are problems.
+        problems: one line each; empty if everything can start.
+        multirun: whether it is a sweep.
+        hydra_words: the words to hand to Hydra; None if it could not compose them.
+    """
+
+    configs: tuple[RunConfig, ...]
+    problems: tuple[str, ...]
+    multirun: bool
+    hydra_words: tuple[str, ...] | None
+
+
+def read_request(composer: Composer, words: Iterable[str], *, multirun: bool) -> Request:
+    """Compose and check every job that `words` ask for."""
+    read = read_words(words, composer.loader)
+    hydra_problems = _hydra_problems(composer, read.hydra)
+    hydra_lines = () if hydra_problems else _lines(read.hydra)
+    hydra_config = _common_hydra_config(composer, read, hydra_lines)
+    multirun = multirun or hydra_config.mode == RunMode.MULTIRUN
+    unreadable = [*read.problems, *hydra_problems, *([] if multirun else sweep_problems(read))]
+    jobs = split_jobs(read, _sweeper_parameters(hydra_config) if multirun else {}, composer.loader)
+    checked = [check_job(composer, job, hydra_lines) for job in jobs]
+    problems = [*unreadable, *(problem for job in checked for problem in job.problems)]
+    configs = [job.config for job in checked if job.config is not None]
+    if not problems:
+        problems += _same_folders(configs)
+    composable = not unreadable and all(job.composable for job in checked)
+    added = frozenset().union(*(job.added for job in checked))
+    return Request(
+        configs=() if problems else tuple(configs),
+        problems=tuple(dict.fromkeys(problems)),
+        multirun=multirun,
+        hydra_words=tuple(_hydra_words(composer, read, added)) if composable else None,
+    )
+
+
+@dataclass(frozen=True)
+class CheckedJob:
+    """One job: its configuration, or why there is none.
+
+    Attributes:
+        config: None if there are problems.
+        problems: one line each.
+        composable: the config files fit together, whatever the check says about keys and values.
+        added: keys set by words that the config files do not have.
+    """
+
+    config: RunConfig | None
+    problems: list[str]
+    composable: bool
+    added: frozenset[str] = frozenset()
+
+
+def check_job(composer: Composer, job: Words, hydra_lines: tuple[str, ...] = ()) -> CheckedJob:
+    """Compose and check one job."""
+    choices, unsure, problems = resolve_choices(composer, job.choices)
+    composable = not problems
+    values = {key: value for key, value in job.values.items() if key.partition(".")[0] not in unsure}
+    problems += [
+        f"{key}={override.get_value_string()}: set by the choice of {key.partition('.')[0]}; write {key[:-5]}=..."
+        for key, override in values.items()
+        if key in _NAME_KEYS
+    ]
+    values = {key: override for key, override in values.items() if key not in _NAME_KEYS}
+    try:
+        composition = composer.compose(choices, hydra_lines)
+        raw = with_values(composition.config, values)
+    except CompositionError as error:
+        return CheckedJob(None, [*problems, str(error)], composable=False)
+    raw["experiment"] = composition.choices["experiment"] or raw.get("experiment")
+    config, found = check_config(raw, _origins(composer, composition, values))
+    problems += [problem.text for problem in found if problem.key.partition(".")[0] not in unsure]
+    added = frozenset(key for key in values if not has_key(composition.config, key))
+    return CheckedJob(None if problems else config, problems, composable, added)
+
+
+def resolve_choices(
+    composer: Composer, words: Mapping[str, Override]
+) -> tuple[dict[str, str], frozenset[str], list[str]]:
+    """Check words `group=choice`.
+
+    Returns:
+        The choices to compose, a misspelt one replaced by what it most likely meant so that the rest can be checked as
+        well; the groups for which nothing is close; one line for each wrong choice.
+    """
+    choices: dict[str, str] = {}
+    unsure: set[str] = set()
+    problems: list[str] = []
+    for group, override in words.items():
+        choice, available = value_text(override.value()), composer.choices(group)
+        if choice in available or (group == "experiment" and choice == "null"):
+            choices[group] = choice
+            continue
+        close = close_match(choice, available)
+        if close:
+            choices[group] = close
+        else:
+            unsure.add(group)
+        problems.append(_choice_problem(composer, group, choice, available, close))
+    return choices, frozenset(unsure), problems
+
+
+_NAME_KEYS = frozenset(f"{group}.name" for group in CHOICE_GROUPS)
+
+
+def _choice_problem(composer: Composer, group: str, choice: str, available: list[str], close: str | None) -> str:
+    elsewhere = [other for other in CHOICE_GROUPS if other != group and choice in composer.choices(other)]
+    if elsewhere:
+        hint = f"{choice} is a choice of {elsewhere[0]}, write {elsewhere[0]}={choice}; "
+    else:
+        hint = f"did you mean {close}? " if close else ""
+    return f"{group}={choice}: {hint}choose one of {', '.join(available)}"
+
+
+def _hydra_problems(composer: Composer, words: list[Override]) -> list[str]:
+    """One line for each word that Hydra itself would refuse."""
+    if not words or _composes(composer, _lines(words)):
+        return []
+    problems = []
+    accepted: tuple[str, ...] = ()
+    for override in sorted(words, key=lambda word: "/" not in word.key_or_group):
+        line = override.input_line or ""
+        if _composes(composer, (*accepted, line)):
+            accepted += (line,)
+            continue
+        available = composer.choices(override.key_or_group) if "/" in override.key_or_group else []
+        known = f"choose one of {', '.join(available)}; others are plugins that pip installs" if available else ""
+        problems.append(f"{line}: {known or 'Hydra has no such setting; see --hydra-help'}")
+    return problems
+
+
+def _composes(composer: Composer, lines: tuple[str, ...]) -> bool:
+    try:
+        composer.compose({}, lines)
+    except CompositionError:
+        return False
+    return True
+
+
+def _lines(words: Iterable[Override]) -> tuple[str, ...]:
+    return tuple(override.input_line or "" for override in words)
+
+
+def _hydra_words(composer: Composer, words: Words, added: frozenset[str]) -> list[str]:
+    """The words to hand to Hydra for a checked run; `++` where a key is not in the files."""
+    settings = [f"{group}={override.get_value_string()}" for group, override in words.choices.items()]
+    for key, override in words.values.items():
+        settings.append(f"{'++' if key in added else ''}{key}={override.get_value_string()}")
+    return [*composer.silent_words, *settings, *_lines(words.hydra)]
+
+
+def _common_hydra_config(composer: Composer, words: Words, hydra_lines: tuple[str, ...]) -> DictConfig:
+    """Hydra's part of the composition with the choices that all jobs share: it may ask for a sweep."""
+    shared = {group: override for group, override in words.choices.items() if not override.is_sweep_override()}
+    choices, _, _ = resolve_choices(composer, shared)
+    try:
+        return composer.compose(choices, hydra_lines).hydra
+    except CompositionError:
+        return composer.defaults.hydra
+
+
+def _sweeper_parameters(hydra_config: DictConfig) -> dict[str, str]:
+    """Sweeps that config files ask for: `hydra.sweeper.params`."""
+    parameters = OmegaConf.select(hydra_config, "sweeper.params")
+    return {} if parameters is None else {str(key): str(value) for key, value in parameters.items()}
+
+
+def _origins(composer: Composer, composition: Composition, typed: Mapping[str, Any]) -> dict[str, str]:
+    """Keys that the experiment file sets and the command line does not -> a note that says so."""
+    name = composition.choices["experiment"]
+    path = composer.choice_file("experiment", name) if name else None
+    if path is None:
+        return {}
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    keys = [key for key, value in content.items() if not isinstance(value, dict)]
+    keys += [f"{group}.{key}" for group, record in content.items() if isinstance(record, dict) for key in record]
+    return {key: f" (set by experiment={name})" for key in keys if key not in typed}
+
+
+def _same_folders(configs: list[RunConfig]) -> list[str]:
+    """Jobs of a sweep that would write into one folder."""
+    counts = Counter((config.output, config.name) for config in configs if config.name is not None)
+    return [
+        f"name={name}: {count} runs of this sweep would share one folder; set name=null, or build it from what "
+        "differs, such as 'name=${strategy.name}_${seed}'"
+        for (_, name), count in counts.items()
+        if count > 1
+    ]

@@ -1,0 +1,284 @@
+"""Combinations of settings that cannot run, one small function each; `RULES` is the table of all.
+
+A rule yields problems of configurations whose single values are all allowed. It reads no data, only names of files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from cl_prompts.runs.fields import value_text
+from cl_prompts.runs.schema import RunConfig, ScenarioSettings
+from scenarios.datasets import check_dataset
+from scenarios.errors import DataError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One line about one key.
+
+    Attributes:
+        key: dotted name; a group alone where no single key is at fault.
+        text: the line, naming key, value, what is allowed and what to do.
+    """
+
+    key: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A check and the keys it reads; it is left out where one of them is wrong by itself or not there."""
+
+    check: Callable[[RunConfig], Iterator[Problem]]
+    reads: tuple[str, ...]
+
+
+def _problem(config: RunConfig, key: str, reason: str) -> Problem:
+    value = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return Problem(key, f"{key}={value_text(value)}: {reason}")
+
+
+def _is_blurry(scenario: ScenarioSettings) -> bool:
+    """The stream is made here and some classes lie in several sessions."""
+    made_here = scenario.plan is None and scenario.n_sessions > 1
+    return made_here and scenario.disjoint_class_pct < 100 and scenario.blurry_sample_pct > 0
+
+
+def cut_needs_merged_view(config: RunConfig) -> Iterator[Problem]:
+    """Batches can cross session ends only where the sessions are one stream."""
+    if not config.scenario.cut_at_sessions and config.scenario.view != "merged":
+        yield _problem(
+            config,
+            "scenario.cut_at_sessions",
+            "batches across session ends need one stream; set scenario.view=merged as well",
+        )
+
+
+def published_samplers_return_home(config: RunConfig) -> Iterator[Problem]:
+    """Only the exact sampler has the switch `allow_home`."""
+    if config.scenario.mode != "exact" and config.scenario.allow_home:
+        yield _problem(
+            config,
+            "scenario.allow_home",
+            f"only scenario.mode=exact has this switch, mode={config.scenario.mode} always does so; "
+            "set scenario.allow_home=false",
+        )
+
+
+def boundary_masks_need_sessions(config: RunConfig) -> Iterator[Problem]:
+    """Masks by task or session read a boundary, which the merged view hides."""
+    if config.protocol.train_mask in ("task", "session") and config.scenario.view == "merged":
+        yield _problem(
+            config,
+            "protocol.train_mask",
+            "needs to know the session, which scenario.view=merged hides; use exposed or batch, "
+            "or scenario.view=sessions",
+        )
+
+
+def task_mask_needs_disjoint_classes(config: RunConfig) -> Iterator[Problem]:
+    """Classes that lie in several sessions belong to no single task."""
+    if config.protocol.train_mask == "task" and config.scenario.view == "sessions" and _is_blurry(config.scenario):
+        yield _problem(
+            config,
+            "protocol.train_mask",
+            "undefined on a blurry stream, where a class belongs to no single task; "
+            "use exposed, batch or session, or scenario=disjoint",
+        )
+
+
+def required_boundaries_are_visible(config: RunConfig) -> Iterator[Problem]:
+    """A method that needs boundaries cannot run on the merged view."""
+    if config.strategy.needs.boundaries == "required" and config.scenario.view == "merged":
+        yield Problem(
+            "strategy",
+            f"strategy={config.strategy_name}: needs session boundaries, which scenario.view=merged hides; "
+            "set scenario.view=sessions, or choose a method without boundaries",
+        )
+
+
+def required_task_ids_exist(config: RunConfig) -> Iterator[Problem]:
+    """A method that needs task identities needs sessions whose classes are their own."""
+    if config.strategy.needs.task_ids and (config.scenario.view == "merged" or _is_blurry(config.scenario)):
+        yield Problem(
+            "strategy",
+            f"strategy={config.strategy_name}: needs the task of each batch, which this stream does not have; "
+            "use scenario=disjoint scenario.view=sessions, or choose a method without task identities",
+        )
+
+
+def memory_suits_method(config: RunConfig) -> Iterator[Problem]:
+    """A memory only for methods that use one, and always for methods that cannot do without."""
+    size, replay = config.protocol.memory_size, config.strategy.needs.replay
+    if replay == "none" and size > 0:
+        yield _problem(
+            config,
+            "protocol.memory_size",
+            f"strategy={config.strategy_name} uses no memory of past samples; set it to 0",
+        )
+    if replay == "required" and size == 0:
+        yield _problem(
+            config,
+            "protocol.memory_size",
+            f"strategy={config.strategy_name} needs a memory of past samples; set protocol.memory_size and "
+            "protocol.replay_batch, for example 500 and 32",
+        )
+
+
+def memory_and_replay_go_together(config: RunConfig) -> Iterator[Problem]:
+    """Either both are 0 or neither."""
+    size, batch = config.protocol.memory_size, config.protocol.replay_batch
+    if size > 0 and batch == 0:
+        yield _problem(
+            config,
+            "protocol.replay_batch",
+            f"protocol.memory_size={size} would never be read; set protocol.replay_batch above 0",
+        )
+    if batch > 0 and size == 0:
+        yield _problem(
+            config, "protocol.replay_batch", "there is no memory to draw from; set protocol.memory_size above 0"
+        )
+
+
+def momentum_is_of_sgd(config: RunConfig) -> Iterator[Problem]:
+    """No key is accepted and ignored."""
+    if config.protocol.momentum > 0 and config.protocol.optimizer != "sgd":
+        yield _problem(
+            config,
+            "protocol.momentum",
+            f"protocol.optimizer={config.protocol.optimizer} has no such setting; use sgd, or set it to 0",
+        )
+
+
+def labels_suit_method(config: RunConfig) -> Iterator[Problem]:
+    """Images with several labels need a method that can learn from them."""
+    several = getattr(type(config.dataset), "multi_label", False)
+    if several and not config.strategy.needs.multi_label:
+        yield Problem(
+            "strategy",
+            f"strategy={config.strategy_name}: learns one label an image, dataset={config.dataset_name} has several; "
+            "choose a method for several labels or another data set",
+        )
+
+
+def selection_fits_pool(config: RunConfig) -> Iterator[Problem]:
+    """No more prompts can be chosen than there are."""
+    pool_size = config.strategy.pool_size  # type: ignore[attr-defined]
+    if config.strategy.selection_size > pool_size:  # type: ignore[attr-defined]
+        yield _problem(config, "strategy.selection_size", f"at most strategy.pool_size={pool_size}")
+
+
+def contrast_is_for_one_prompt(config: RunConfig) -> Iterator[Problem]:
+    """The contrastive prompt loss is defined for one chosen prompt."""
+    strategy = config.strategy
+    if strategy.selection_size > 1 and strategy.contrast != "none":  # type: ignore[attr-defined]
+        yield _problem(
+            config,
+            "strategy.selection_size",
+            "the contrastive prompt loss is defined for one chosen prompt; set strategy.contrast=none or "
+            "strategy.selection_size=1",
+        )
+
+
+def contrast_needs_other_prompts(config: RunConfig) -> Iterator[Problem]:
+    """The loss of the paper compares the chosen key with the other ones."""
+    strategy = config.strategy
+    by_variant = "per_query" if strategy.variant == "paper" else "released"  # type: ignore[attr-defined]
+    contrast = strategy.contrast or by_variant  # type: ignore[attr-defined]
+    if contrast == "per_query" and strategy.pool_size < 2:  # type: ignore[attr-defined]
+        yield _problem(
+            config, "strategy.pool_size", "strategy.contrast=per_query compares keys; use at least 2, or contrast=none"
+        )
+
+
+def prefix_is_for_one_prompt(config: RunConfig) -> Iterator[Problem]:
+    """What several prefixes for one image would mean is not defined anywhere."""
+    strategy = config.strategy
+    if strategy.insertion == "prefix_tuning" and strategy.selection_size > 1:  # type: ignore[attr-defined]
+        yield _problem(
+            config,
+            "strategy.insertion",
+            "defined for one chosen prompt; set strategy.selection_size=1 or strategy.insertion=prompt_tuning",
+        )
+
+
+def blocks_exist(config: RunConfig) -> Iterator[Problem]:
+    """Blocks named by a method lie within the backbone, where its depth is known beforehand."""
+    depth = config.backbone.depth
+    if depth is None:
+        return
+    for key in type(config.strategy).model_fields:
+        value = getattr(config.strategy, key)
+        if key.endswith("_layers") and isinstance(value, tuple) and value and max(value) >= depth:
+            yield _problem(
+                config,
+                f"strategy.{key}",
+                f"backbone={config.backbone.name} has {depth} blocks, counted from 0 to {depth - 1}",
+            )
+        if key in ("prompt_layers", "query_blocks") and isinstance(value, int) and value > depth:
+            yield _problem(
+                config, f"strategy.{key}", f"backbone={config.backbone.name} has {depth} blocks; use at most {depth}"
+            )
+
+
+def dataset_is_there(config: RunConfig) -> Iterator[Problem]:
+    """The data set finds its files, as far as can be seen without opening them."""
+    try:
+        check_dataset(config.dataset_name, config.dataset)  # type: ignore[arg-type]
+    except DataError as error:
+        yield Problem("dataset", str(error))
+
+
+def plan_is_there(config: RunConfig) -> Iterator[Problem]:
+    """A saved stream has both its files."""
+    path = config.plan_path
+    if path is None:
+        return
+    base = path / "plan.npz" if path.is_dir() else path
+    missing = [file for file in (base.with_suffix(".npz"), base.with_suffix(".json")) if not file.is_file()]
+    if missing:
+        yield _problem(
+            config,
+            "scenario.plan",
+            f"there is no file {missing[0]}; give a folder with plan.npz and plan.json, such as the folder of a run",
+        )
+
+
+def output_can_be_written(config: RunConfig) -> Iterator[Problem]:
+    """The output folder exists or can be made, and takes files."""
+    folder = config.output_path
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        yield _problem(config, "output", f"{existing} is a file; give a folder")
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        yield _problem(config, "output", f"no permission to write into {existing.absolute()}; give another folder")
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(cut_needs_merged_view, ("scenario.cut_at_sessions", "scenario.view")),
+    Rule(published_samplers_return_home, ("scenario.mode", "scenario.allow_home")),
+    Rule(boundary_masks_need_sessions, ("protocol.train_mask", "scenario.view")),
+    Rule(
+        task_mask_needs_disjoint_classes,
+        ("protocol.train_mask", "scenario.view", "scenario.disjoint_class_pct", "scenario.blurry_sample_pct"),
+    ),
+    Rule(required_boundaries_are_visible, ("strategy", "scenario.view")),
+    Rule(required_task_ids_exist, ("strategy", "scenario.view")),
+    Rule(memory_suits_method, ("strategy", "protocol.memory_size")),
+    Rule(memory_and_replay_go_together, ("protocol.memory_size", "protocol.replay_batch")),
+    Rule(momentum_is_of_sgd, ("protocol.momentum", "protocol.optimizer")),
+    Rule(labels_suit_method, ("strategy", "dataset")),
+    Rule(selection_fits_pool, ("strategy.selection_size", "strategy.pool_size")),
+    Rule(contrast_is_for_one_prompt, ("strategy.selection_size", "strategy.contrast")),
+    Rule(contrast_needs_other_prompts, ("strategy.pool_size", "strategy.contrast", "strategy.variant")),
+    Rule(prefix_is_for_one_prompt, ("strategy.insertion", "strategy.selection_size")),
+    Rule(blocks_exist, ("strategy", "backbone.depth", "backbone.name")),
+    Rule(dataset_is_there, ("dataset",)),
+    Rule(plan_is_there, ("scenario.plan",)),
+    Rule(output_can_be_written, ("output",)),
+)

@@ -1,0 +1,228 @@
+"""`RunConfig`: the typed, checked configuration of one run, and the schema of every config group.
+
+Imports neither torch nor Avalanche. The keys of `strategy` and `dataset` are declared beside their code and are looked
+up by the name after `strategy=` and `dataset=`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, SerializeAsAny, create_model
+
+from cl_prompts.backbones.settings import BackboneSettings
+from cl_prompts.strategies.declaration import StrategySettings, read_settings, strategy_names
+from scenarios.datasets import dataset_names, read_dataset_settings
+from scenarios.settings import Settings
+from scenarios.si_blurry import SiBlurrySettings
+
+GROUPS = ("scenario", "dataset", "backbone", "strategy", "protocol")
+"""The groups of a configuration; each is one record of `RunConfig`. `experiment` overrides them and is none itself."""
+
+
+def _as_text(value: Any) -> Any:
+    """A name made of digits reaches us as a number."""
+    return str(value) if type(value) in (int, float) else value
+
+
+Text = Annotated[str, BeforeValidator(_as_text)]
+
+
+class ScenarioSettings(SiBlurrySettings):
+    """Schema of `configs/scenario/*.yaml`: how the stream is made and what of it a strategy may see."""
+
+    name: str = Field("si_blurry", description="the choice itself")
+    seed: int | None = Field(None, ge=0, lt=2**63, description="seed of the stream alone; null: the run's seed")
+    plan: Text | None = Field(None, description="folder or file of a saved stream, used instead of making one")
+    view: Literal["sessions", "merged"] = Field(
+        "sessions", description="one experience a session, or one merged stream in which no boundary can be found"
+    )
+    cut_at_sessions: bool = Field(
+        True, description="batches end where a session ends, as published; false needs view=merged"
+    )
+    task_label: int | None = Field(
+        None, ge=0, description="one Avalanche task label for the whole stream; null: no task labels"
+    )
+
+
+class ProtocolSettings(Settings):
+    """Schema of `configs/protocol/*.yaml`: everything that must be equal when methods are compared."""
+
+    name: str = Field("online", description="the choice itself")
+    stream_batch: int = Field(10, ge=1, description="images from the stream in a batch")
+    updates_per_batch: float = Field(
+        3.0,
+        gt=0,
+        description="optimizer steps for each batch; 0.5: one for every second batch; without gradient: unused",
+    )
+    augmentation: Literal["none", "crop", "crop_flip", "autoaugment_cifar10", "autoaugment_imagenet"] = Field(
+        "crop", description="random change of the training images, fresh for each update"
+    )
+    augment_per: Literal["image", "batch"] = Field(
+        "image", description="a draw for each image, or one draw that all images of a batch share"
+    )
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="rule of the optimizer steps")
+    lr: float = Field(0.005, gt=0, allow_inf_nan=False, description="learning rate, constant over the stream")
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="weight decay")
+    momentum: float = Field(0.0, ge=0, lt=1, description="momentum of sgd")
+    train_mask: Literal["none", "exposed", "task", "batch", "session"] = Field(
+        "exposed",
+        description="classes the training loss sees: all, seen so far, of the task, of the batch, of the session",
+    )
+    eval_mask: Literal["exposed", "none"] = Field(
+        "exposed", description="classes evaluation chooses from: seen so far, or all"
+    )
+    eval_every: int = Field(50, ge=0, description="stream samples between anytime evaluations; 0: session ends only")
+    anytime_rule: Literal["exact", "official"] = Field(
+        "exact",
+        description="evaluate at the sample count and at the end, or by the published trigger, which omits the end",
+    )
+    eval_batch: int = Field(128, ge=1, description="images in an evaluation batch")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the backbone passes")
+    memory_size: int = Field(0, ge=0, description="past samples kept for replay; 0: none")
+    replay_batch: int = Field(0, ge=0, description="past samples added to each batch; above 0 if memory_size is")
+    reservoir: Literal["exact", "released"] = Field(
+        "exact", description="how past samples are kept: algorithm R, or the published code with its quirk"
+    )
+
+
+class RunSettings(Settings):
+    """Schema of the keys outside the groups: `configs/run.yaml`."""
+
+    seed: int = Field(1, ge=0, lt=2**63, description="root of every random generator of the run")
+    device: str = Field(
+        "cpu",
+        pattern=r"^(cpu|cuda(:\d+)?)$",
+        description="where tensors live",
+        json_schema_extra={"allowed": "cpu, cuda or cuda:N"},
+    )
+    output: Text = Field(
+        "runs",
+        min_length=1,
+        description="folder of all run folders, relative to the current one",
+        json_schema_extra={"allowed": "a folder"},
+    )
+    name: Text | None = Field(
+        None,
+        pattern=r"^[^/\\:*?\"<>|.][^/\\:*?\"<>|]*$",
+        description="name of this run's folder; null: made from time, scenario and strategy",
+        json_schema_extra={"allowed": "a folder name without slashes, or null"},
+    )
+    mode: Literal["run", "config"] = Field("run", description="run, or print the checked configuration and stop")
+    progress: Literal["auto", "bar", "plain", "none"] = Field(
+        "auto", description="what the terminal shows; auto: a bar in a terminal, plain lines elsewhere"
+    )
+    tensorboard: bool = Field(True, description="write TensorBoard events into the run's folder")
+    num_workers: int = Field(0, ge=0, description="worker processes that load images; 0: none")
+    debug: bool = Field(False, description="show the traceback of an error")
+
+
+class RunConfig(RunSettings):
+    """The checked configuration of one run: top-level keys and one record for each group.
+
+    `strategy` and `dataset` are instances of the chosen method's and data set's own settings, extended by `name`.
+    """
+
+    experiment: str | None = Field(None, description="the recipe it was made with, recorded only")
+    scenario: ScenarioSettings
+    dataset: SerializeAsAny[Settings]
+    backbone: SerializeAsAny[BackboneSettings]
+    strategy: SerializeAsAny[StrategySettings]
+    protocol: ProtocolSettings
+
+    @property
+    def dataset_name(self) -> str:
+        """The word after `dataset=`."""
+        return choice_name(self.dataset)
+
+    @property
+    def strategy_name(self) -> str:
+        """The word after `strategy=`."""
+        return choice_name(self.strategy)
+
+    @property
+    def plan_seed(self) -> int:
+        """Seed of the stream: its own, or the run's."""
+        return self.seed if self.scenario.seed is None else self.scenario.seed
+
+    @property
+    def plan_path(self) -> Path | None:
+        """Where the saved stream lies; None if the stream is made."""
+        return None if self.scenario.plan is None else Path(self.scenario.plan).expanduser()
+
+    @property
+    def output_path(self) -> Path:
+        """Folder of all run folders."""
+        return Path(self.output).expanduser()
+
+    def strategy_arguments(self) -> dict[str, Any]:
+        """The method's settings as keyword arguments: the keys of `strategy` without `name`."""
+        return settings_arguments(self.strategy)
+
+    def to_yaml(self) -> str:
+        """The whole configuration as YAML, every key resolved; reads back with `--config-dir` and `--config-name`."""
+        plain = self.model_dump(mode="json")
+        ordered = {key: _name_first(value) if key in GROUPS else value for key, value in plain.items()}
+        return yaml.dump(ordered, Dumper=_ShortLists, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _ShortLists(yaml.SafeDumper):
+    """Writes a list in one line, as our config files do."""
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        return super().represent_sequence(tag, sequence, flow_style=True)
+
+
+def _name_first(record: dict[str, Any]) -> dict[str, Any]:
+    return {"name": record["name"], **record}
+
+
+def choice_name(settings: Settings) -> str:
+    """The `name` of a group's record."""
+    return str(settings.name)  # type: ignore[attr-defined]
+
+
+def settings_arguments(settings: Settings) -> dict[str, Any]:
+    """A group's record as a dictionary without its `name`; tuples stay tuples."""
+    return {key: getattr(settings, key) for key in type(settings).model_fields if key != "name"}
+
+
+@cache
+def group_schema(group: str, name: str) -> type[Settings]:
+    """The settings class of one choice of a group, always with the key `name`.
+
+    Raises:
+        KeyError: no method or data set of that name.
+    """
+    return _with_name(_SCHEMAS[group](name), name)
+
+
+def known_names(group: str) -> tuple[str, ...]:
+    """Names that select a schema of their own: methods and data sets; empty for groups with one schema."""
+    return tuple(_NAMES[group]()) if group in _NAMES else ()
+
+
+def _strategy_schema(name: str) -> type[Settings]:
+    """Settings of a method by name. The one place to look further, such as for methods of installed packages."""
+    return read_settings(name)
+
+
+_SCHEMAS: dict[str, Callable[[str], type[Settings]]] = {
+    "scenario": lambda name: ScenarioSettings,
+    "dataset": read_dataset_settings,
+    "backbone": lambda name: BackboneSettings,
+    "strategy": _strategy_schema,
+    "protocol": lambda name: ProtocolSettings,
+}
+_NAMES = {"dataset": dataset_names, "strategy": strategy_names}
+
+
+def _with_name(schema: type[Settings], name: str) -> type[Settings]:
+    if "name" in schema.model_fields:
+        return schema
+    field = (str, Field(name, description="the choice itself"))
+    return create_model(schema.__name__, __base__=schema, __module__=__name__, name=field)

@@ -1,0 +1,151 @@
+"""The check of a composed configuration: every wrong key, value and combination at once, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from cl_prompts.runs.fields import close_match, field_texts, value_text
+from cl_prompts.runs.keys import unknown_key_text
+from cl_prompts.runs.rules import RULES, Problem, Rule
+from cl_prompts.runs.schema import GROUPS, RunConfig, RunSettings, group_schema, known_names
+from scenarios.settings import Settings
+
+_NOT_GIVEN = "???"
+"""How a YAML file says that a value must be given."""
+
+
+def check_config(
+    raw: Mapping[str, Any], origins: Mapping[str, str] | None = None
+) -> tuple[RunConfig | None, list[Problem]]:
+    """Check a composed configuration.
+
+    Args:
+        raw: plain data: top-level keys, one dictionary for each group, and perhaps `experiment`.
+        origins: dotted key -> where its value comes from, added to the line about it; None adds nothing.
+
+    Returns:
+        The typed configuration and no problem, or None and all problems.
+    """
+    return _Check(raw, origins or {}).result()
+
+
+class _Check:
+    """One pass over one configuration; collects problems and the records that stand without the wrong keys."""
+
+    def __init__(self, raw: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+        self.raw = raw
+        self.origins = origins
+        self.problems: list[Problem] = []
+        self.names: dict[str, str] = {}
+        self.records: dict[str, Settings] = {}
+
+    def result(self) -> tuple[RunConfig | None, list[Problem]]:
+        schemas = {group: schema for group in GROUPS if (schema := self._schema(group)) is not None}
+        top = {key: value for key, value in self.raw.items() if key not in GROUPS and key != "experiment"}
+        run_record = self._record("", RunSettings, top)
+        for group, schema in schemas.items():
+            self.records[group] = self._record(group, schema, self.raw[group])
+        fields = dict(run_record) | self.records | {"experiment": self.raw.get("experiment")}
+        draft = RunConfig.model_construct(**fields)
+        self._combinations(draft, available={*fields})
+        if self.problems:
+            return None, self.problems
+        return RunConfig(**fields), []
+
+    def _schema(self, group: str) -> type[Settings] | None:
+        record = self.raw.get(group)
+        if not isinstance(record, Mapping):
+            self._add(group, f"{group}={value_text(record)}: choose a file of configs/{group}")
+            return None
+        name = value_text(record.get("name"))
+        self.names[group] = name
+        known = known_names(group)
+        if known and name not in known:
+            close = close_match(name, known)
+            self._add(
+                f"{group}.name",
+                f"{group}.name={name}: {f'did you mean {close}? ' if close else ''}choose one of {', '.join(known)}",
+            )
+            return None
+        return group_schema(group, name)
+
+    def _record(self, group: str, schema: type[Settings], values: Mapping[str, Any]) -> Settings:
+        """The record of a group; if some of its keys are wrong, one without them that only the rules may read."""
+        given = {str(key): value for key, value in values.items() if value != _NOT_GIVEN}
+        try:
+            return schema.model_validate(given)
+        except ValidationError as error:
+            wrong = self._add_errors(group, schema, given, error)
+        right = {key: value for key, value in given.items() if key not in wrong}
+        try:
+            return schema.model_validate(right)
+        except ValidationError as error:
+            self._add_errors(group, schema, given, error, but_not=wrong)
+        return schema.model_construct(**right)
+
+    def _add_errors(
+        self,
+        group: str,
+        schema: type[Settings],
+        values: Mapping[str, Any],
+        error: ValidationError,
+        but_not: frozenset[str] = frozenset(),
+    ) -> frozenset[str]:
+        wrong: dict[str, str] = {}
+        for details in error.errors(include_url=False):
+            leaf = str(details["loc"][0]) if details["loc"] else ""
+            if leaf not in wrong and leaf not in but_not:
+                wrong[leaf] = self._line(group, leaf, schema, values, details)
+        for leaf, line in wrong.items():
+            self._add(".".join(part for part in (group, leaf) if part), line)
+        return frozenset(wrong)
+
+    def _line(
+        self, group: str, leaf: str, schema: type[Settings], values: Mapping[str, Any], details: ErrorDetails
+    ) -> str:
+        key = ".".join(part for part in (group, leaf) if part)
+        if not leaf:
+            return f"{key}={self.names.get(group, '')}: {_reason(details)}"
+        if details["type"] == "missing":
+            return f"{key}: must be given, {field_texts(schema)[leaf].allowed}"
+        start = f"{key}={value_text(values[leaf])}: "
+        if details["type"] == "extra_forbidden":
+            return start + unknown_key_text(key, self.names)
+        if details["type"] == "value_error":
+            return start + _reason(details)
+        text = field_texts(schema)[leaf]
+        close = None
+        if details["type"] == "literal_error" and isinstance(values[leaf], str):
+            close = close_match(values[leaf], text.choices)
+        hint = f"did you mean {close}? " if close else ""
+        default = f" (default {text.default})" if text.default else ""
+        return f"{start}{hint}must be {text.allowed}{default}"
+
+    def _combinations(self, draft: RunConfig, available: set[str]) -> None:
+        wrong = {problem.key for problem in self.problems}
+        found = [
+            problem for rule in RULES if self._applies(rule, draft, available, wrong) for problem in rule.check(draft)
+        ]
+        self.problems += [problem for problem in found if problem.key not in wrong]
+
+    def _applies(self, rule: Rule, draft: RunConfig, available: set[str], wrong: set[str]) -> bool:
+        for key in rule.reads:
+            group, _, leaf = key.partition(".")
+            if group not in available or key in wrong or group in wrong:
+                return False
+            if leaf and not hasattr(getattr(draft, group), leaf):
+                return False
+        return True
+
+    def _add(self, key: str, line: str) -> None:
+        origin = self.origins.get(key, "")
+        self.problems.append(Problem(key, line + origin))
+
+
+def _reason(details: ErrorDetails) -> str:
+    cause = details.get("ctx", {}).get("error")
+    return str(cause) if cause is not None else details["msg"]
