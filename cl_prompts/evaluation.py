@@ -30,7 +30,7 @@ class EvaluationResult(NamedTuple):
 
 
 class Evaluator:
-    """Evaluates any model on one test set.
+    """Evaluates any model on the images of exposed classes of one test set.
 
     Args:
         dataset: items (image, target, ...), with `targets`; an Avalanche data set in evaluation mode is fine.
@@ -39,6 +39,7 @@ class Evaluator:
         batch_size: images a forward pass.
         device: where to compute.
         autocast: dtype of autocast, or None.
+        mask: classes that compete in a prediction: `exposed`, or `none` for all columns of the head.
 
     Raises:
         MetricError: the targets are not one class id an image.
@@ -53,6 +54,7 @@ class Evaluator:
         batch_size: int = 128,
         device: str | torch.device = "cpu",
         autocast: torch.dtype | None = None,
+        mask: str = "exposed",
     ) -> None:
         self.dataset = dataset
         self.num_classes = num_classes
@@ -60,12 +62,13 @@ class Evaluator:
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.autocast = autocast
+        self.mask = mask
         self.targets = _single_labels(dataset.targets, num_classes)
         self._images: Tensor | None = None
         self._queries: Tensor | None = None
 
     def __call__(self, model: nn.Module, exposed: Tensor) -> EvaluationResult:
-        """Evaluate `model` on the images of exposed classes, with the exposed classes competing.
+        """Evaluate `model`, whose modules are afterwards in the modes they were in.
 
         Args:
             model: images (batch, 3, h, w) -> logits (batch, classes).
@@ -74,8 +77,8 @@ class Evaluator:
         Returns:
             Zero counts and a NaN loss if no class is exposed.
         """
-        exposed = exposed.to(self.device)
         chosen = torch.nonzero(exposed.cpu()[self.targets]).flatten()
+        competing = exposed.to(self.device) if self.mask == "exposed" else torch.ones_like(exposed, device=self.device)
         confusion = torch.zeros(self.num_classes * self.num_classes, dtype=torch.int64, device=self.device)
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         with _evaluating(model), torch.inference_mode(), self._autocast():
@@ -87,7 +90,7 @@ class Evaluator:
                     logits = model(images)
                 else:
                     logits = model(images, queries[indices.to(queries.device)])
-                logits = mask_logits(logits.float(), exposed)
+                logits = mask_logits(logits.float(), competing)
                 confusion += torch.bincount(targets * self.num_classes + logits.argmax(-1), minlength=len(confusion))
                 loss += nn.functional.cross_entropy(logits, targets, reduction="sum").double()
         mean = float(loss) / len(chosen) if len(chosen) else float("nan")
