@@ -1,0 +1,273 @@
+"""`FrozenViT`: a stock timm Vision Transformer, never trained, that methods read from and insert prompts into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from timm.layers import Attention
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from cl_prompts.backbones.attention import run_block
+from cl_prompts.backbones.insertions import Insertion, Prefix, TokenPrompts
+from cl_prompts.errors import BackboneError
+
+SUPPORTED = (
+    "timm VisionTransformer and VisionTransformerDistilled made of stock Block and Attention: "
+    "vit_*, deit_*, deit3_*, vit_*_dinov2, vit_*_clip_*, vit_*_siglip_* and vit_*_reg*"
+)
+
+
+class FrozenViT(nn.Module):
+    """A timm Vision Transformer, frozen: always in evaluation mode, no gradient on a weight, no drop-out.
+
+    The model is wrapped, not copied: its parameters stop requiring gradients. Without prompts every result equals
+    timm's bit for bit. With prompts, and in queries, the last block that runs computes only the rows that are read
+    (equal up to rounding; `trim=False` switches it off). Nothing is stored between calls.
+
+    Args:
+        model: a timm model of a supported class.
+        identity: what is known about model and weights; kept as `.identity` and written beside results.
+        untrained: the weights are random; kept as `.untrained`, with a sentence in `.notice`.
+
+    Raises:
+        BackboneError: another class of model, block or attention, or a model without pooling.
+    """
+
+    def __init__(self, model: nn.Module, *, identity: Mapping[str, Any] | None = None, untrained: bool = False) -> None:
+        super().__init__()
+        self.model = _checked(model)
+        self.model.requires_grad_(False)
+        self.identity = dict(identity or {})
+        self.untrained = untrained
+        self.train(False)
+
+    @property
+    def notice(self) -> str | None:
+        """What must be said loudly before a run; None when there is nothing to say."""
+        if not self.untrained:
+            return None
+        name = self.identity.get("name") or "this backbone"
+        return f"UNTRAINED BACKBONE: {name} has random weights, its numbers say nothing about a pretrained one"
+
+    @property
+    def width(self) -> int:
+        """Numbers in one token."""
+        return self.model.embed_dim
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.model.blocks)
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens in front of the patches: class, distillation and register tokens."""
+        return self.model.num_prefix_tokens
+
+    @property
+    def position_of_class_token(self) -> Tensor | None:
+        """Position embedding of the class token, float `(width,)`; None if the model gives it none."""
+        model = self.model
+        if not model.has_class_token or model.no_embed_class or model.pos_embed is None:
+            return None
+        return model.pos_embed[0, 0]
+
+    def train(self, mode: bool = True) -> FrozenViT:
+        """Stay in evaluation mode, whatever the parent module is switched to."""
+        super().train(False)
+        return self
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor) -> Tensor:
+        """What enters block 0: patches and prefix tokens with their positions.
+
+        Images are float `(batch, channels, height, width)`, normalised; returns float `(batch, tokens, width)`.
+        """
+        model = self.model
+        return model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
+
+    @torch.no_grad()
+    def query(
+        self,
+        images: Tensor | None = None,
+        *,
+        tokens: Tensor | None = None,
+        blocks: int | None = None,
+        norm: bool = True,
+        trim: bool = True,
+    ) -> Tensor:
+        """The frozen feature of each image, float `(batch, width)`, without prompts and without gradient.
+
+        Args:
+            images: float `(batch, channels, height, width)`; may be left out when `tokens` is given.
+            tokens: the result of `tokens(images)`, to share the patch embedding with the prompted pass.
+            blocks: how many blocks run, from the first; None: all.
+            norm: read as timm's head does (final norm, the model's pooling); False: read the states as they leave
+                the last block that runs: the class token (with a distillation token, the mean of both), the model's
+                average or maximum, or, where attention pools, the mean of the patches.
+            trim: compute only the rows that are read in the last block.
+
+        Raises:
+            BackboneError: `blocks` outside 1 to depth, or neither images nor tokens.
+        """
+        blocks = self.depth if blocks is None else blocks
+        if not 1 <= blocks <= self.depth:
+            raise BackboneError(f"query(blocks={blocks}): this backbone has {self.depth} blocks; use 1 to {self.depth}")
+        states = self._entering(images, tokens)
+        for block in self._blocks[: blocks - 1]:
+            states = block(states)
+        states = run_block(self._blocks[blocks - 1], states, rows=self._rows_read if trim else None)
+        return self._read(states) if norm else self._read_without_norm(states)
+
+    def forward(
+        self,
+        images: Tensor | None = None,
+        insertions: Mapping[int, Sequence[Insertion]] | None = None,
+        *,
+        tokens: Tensor | None = None,
+        trim: bool = True,
+    ) -> Tensor:
+        """The feature that a head reads (timm's pre-logits), float `(batch, width)`.
+
+        Gradients reach the inserted prompts only; blocks before the first prompt leave no graph.
+
+        Args:
+            images: float `(batch, channels, height, width)`; may be left out when `tokens` is given.
+            insertions: block number, from 0, to the prompts of this block, in the order of their keys.
+            tokens: the result of `tokens(images)`, to share the patch embedding with the query.
+            trim: compute only the rows that are read; False: what timm computes on the longer sequence.
+
+        Raises:
+            BackboneError: a block that does not exist, prompts of another width or batch, neither images nor tokens.
+        """
+        states = self._entering(images, tokens)
+        prompted = self._prompted(insertions or {}, batch=states.shape[0])
+        first = min(prompted, default=self.depth)
+        length = states.shape[1]
+        with torch.no_grad():
+            for block in self._blocks[:first]:
+                states = block(states)
+            if not prompted:
+                return self._read(states)
+        for index, block in enumerate(self._blocks[first:], first):
+            rows = self._rows_read if trim and index == self.depth - 1 else None
+            states = _run_prompted(block, states, prompted.get(index, ()), rows, trim)
+        return self._read(states[:, :length])
+
+    def stream(self, images: Tensor) -> Iterator[Tensor]:
+        """The frozen states block by block: what enters block 0, then what leaves each block.
+
+        Gives depth + 1 tensors, float `(batch, tokens, width)`. A block runs when its output is asked for, and
+        without gradient, whatever mode the caller is in; the caller's own mode is left alone.
+        """
+        states = self.tokens(images)
+        yield states
+        for block in self._blocks:
+            with torch.no_grad():
+                states = block(states)
+            yield states
+
+    @property
+    def _blocks(self) -> list[Block]:
+        return cast("list[Block]", list(self.model.blocks))
+
+    @property
+    def _rows_read(self) -> int | None:
+        """Leading rows that pooling reads; None: all of them."""
+        if self.model.global_pool != "token" or self.model.attn_pool is not None:
+            return None
+        return 2 if isinstance(self.model, VisionTransformerDistilled) else 1
+
+    def _entering(self, images: Tensor | None, tokens: Tensor | None) -> Tensor:
+        if tokens is not None:
+            return tokens.detach()
+        if images is None:
+            raise BackboneError(
+                "FrozenViT got neither images nor tokens; pass images, or tokens=backbone.tokens(images)"
+            )
+        return self.tokens(images)
+
+    def _read(self, states: Tensor) -> Tensor:
+        return self.model.forward_head(self.model.norm(states), pre_logits=True)
+
+    def _read_without_norm(self, states: Tensor) -> Tensor:
+        if self._rows_read is not None:
+            return states[:, : self._rows_read].mean(dim=1)
+        if self.model.attn_pool is not None:
+            return states[:, self.num_prefix_tokens :].mean(dim=1)
+        return self.model.pool(states)
+
+    def _prompted(self, insertions: Mapping[int, Sequence[Insertion]], batch: int) -> dict[int, list[Insertion]]:
+        """The insertions that hold at least one prompt, checked against this backbone and the batch."""
+        prompted = {}
+        for index, given in insertions.items():
+            if not 0 <= index < self.depth:
+                raise BackboneError(
+                    f"prompts for block {index}, but this backbone has blocks 0 to {self.depth - 1}; choose among these"
+                )
+            for insertion in given:
+                if not isinstance(insertion, (TokenPrompts, Prefix)):
+                    raise BackboneError(
+                        f"block {index} was given a {type(insertion).__name__}; give a list of TokenPrompts and Prefix"
+                    )
+                shape = (insertion.tokens if isinstance(insertion, TokenPrompts) else insertion.key).shape
+                if shape[0] not in (1, batch) or shape[2] != self.width:
+                    raise BackboneError(
+                        f"a prompt of block {index} has shape {tuple(shape)}; "
+                        f"it must be ({batch} or 1, prompts, {self.width}) here"
+                    )
+            holding = [insertion for insertion in given if insertion.length]
+            if holding:
+                prompted[index] = holding
+        return prompted
+
+
+def _run_prompted(
+    block: Block, states: Tensor, insertions: Sequence[Insertion], rows: int | None, trim: bool
+) -> Tensor:
+    tokens = [insertion for insertion in insertions if isinstance(insertion, TokenPrompts)]
+    prefixes = [insertion for insertion in insertions if isinstance(insertion, Prefix)]
+    kept = [insertion.tokens for insertion in tokens if insertion.keep]
+    cut = [insertion.tokens for insertion in tokens if not insertion.keep]
+    states = _joined(states, kept)
+    if trim:
+        return run_block(block, states, context=cut, prefixes=prefixes, rows=rows)
+    return run_block(block, _joined(states, cut), prefixes=prefixes)[:, : states.shape[1]]
+
+
+def _joined(states: Tensor, prompts: Sequence[Tensor]) -> Tensor:
+    """Prompts behind the sequence: without positions, their place changes no number."""
+    if not prompts:
+        return states
+    return torch.cat([states, *(prompt.expand(states.shape[0], -1, -1) for prompt in prompts)], dim=1)
+
+
+def _checked(model: nn.Module) -> VisionTransformer:
+    """The model itself if everything in it is known to work, by exact class: a subclass may compute anything."""
+    if type(model) not in (VisionTransformer, VisionTransformerDistilled):
+        raise BackboneError(f"{type(model).__name__} is not supported as a backbone; what works: {SUPPORTED}")
+    for index, block in enumerate(cast("nn.Sequential", model.blocks)):
+        reason = _unsupported(block)
+        if reason:
+            raise BackboneError(
+                f"block {index} of the backbone {reason}, which is not supported; what works: {SUPPORTED}"
+            )
+    if not model.global_pool:
+        raise BackboneError("the backbone has no pooling (global_pool=''); build it with global_pool='token' or 'avg'")
+    return cast("VisionTransformer", model)
+
+
+def _unsupported(block: nn.Module) -> str | None:
+    if type(block) is not Block:
+        return f"is a {type(block).__name__}"
+    if type(block.attn) is not Attention:
+        return f"has the attention {type(block.attn).__name__}"
+    if getattr(block.attn, "gate", None) is not None:
+        return "has gated attention"
+    if type(block.attn.qkv) is not nn.Linear:
+        return f"projects with {type(block.attn.qkv).__name__}"
+    return None

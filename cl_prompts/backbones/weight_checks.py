@@ -1,0 +1,67 @@
+"""Checks that a weight file fits a model to the last key; every fault of a file is named in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from cl_prompts.errors import BackboneError
+
+Shape = tuple[int, ...]
+
+
+def refuse_misfits(path: Path, found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
+    """Compare names and shapes of a file with those of a model.
+
+    Raises:
+        BackboneError: some are missing, unexpected or of another shape.
+    """
+    misshaped = [
+        f"{key} {found[key]} instead of {expected[key]}"
+        for key in sorted(expected.keys() & found.keys())
+        if found[key] != expected[key]
+    ]
+    faults = {
+        "missing": sorted(expected.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - expected.keys()),
+        "of another shape": misshaped,
+    }
+    text = "; ".join(f"{kind}: {shortened(keys)}" for kind, keys in faults.items() if keys)
+    if text:
+        raise misfit(path, text)
+
+
+def refuse_broken_numbers(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Check that every weight is a finite floating number.
+
+    Raises:
+        BackboneError: names the tensors that are not.
+    """
+    broken = [key for key, value in weights.items() if not value.is_floating_point() or not value.isfinite().all()]
+    if broken:
+        raise BackboneError(
+            f"{path.name} holds values that are not finite floating numbers in {shortened(broken)}; get the file again"
+        )
+
+
+def misfit(path: Path, reason: str) -> BackboneError:
+    """The error for a file that belongs to another model."""
+    return BackboneError(f"{path.name} does not fit this backbone ({reason}); choose the model this file was made for")
+
+
+def unreadable(path: Path, error: Exception) -> BackboneError:
+    """The error for a file that is damaged, or no weight file at all."""
+    return BackboneError(f"{path.name} cannot be read as weights ({one_line(error)}); get the file again")
+
+
+def one_line(error: Exception, most: int = 300) -> str:
+    """The text of an error without line breaks, cut to `most` characters."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def shortened(names: list[str], most: int = 6) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
