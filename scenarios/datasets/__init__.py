@@ -1,0 +1,112 @@
+"""Data sets, one a file: the word after `dataset=` is the name of a file of this folder.
+
+Imports neither torch, torchvision, scikit-learn nor Pillow; loading does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+from scenarios.datasets.base import DatasetSettings, ImageDataset, Normalisation, Progress, require_settings
+from scenarios.errors import DataError
+
+__all__ = [
+    "DatasetSettings",
+    "ImageDataset",
+    "Normalisation",
+    "Progress",
+    "check_dataset",
+    "dataset_names",
+    "load_dataset",
+    "read_dataset_settings",
+]
+
+_NO_DATA_SETS = {"base"}
+
+
+def dataset_names() -> list[str]:
+    """Names usable after `dataset=`, sorted."""
+    stems = (path.stem for path in Path(__file__).parent.glob("*.py"))
+    return sorted(stem for stem in stems if not stem.startswith("_") and stem not in _NO_DATA_SETS)
+
+
+def read_dataset_settings(name: str) -> type[DatasetSettings]:
+    """The settings class of a data set, without loading any data.
+
+    Raises:
+        KeyError: no data set has that name.
+    """
+    if name not in dataset_names():
+        raise KeyError(name)
+    return _settings_class(_module(name))
+
+
+def check_dataset(name: str, settings: DatasetSettings | None = None) -> None:
+    """Find what is missing or badly laid out on disk without heavy imports and without opening an image.
+
+    Args:
+        name: a name of `dataset_names()`.
+        settings: settings of that data set; None takes its defaults.
+
+    Raises:
+        DataError: unknown name, missing data, a class without images.
+    """
+    module, settings = _resolve(name, settings)
+    check = getattr(module, "check", None)
+    if check is not None:
+        check(settings)
+
+
+def load_dataset(
+    name: str, settings: DatasetSettings | None = None, *, image_size: int, progress: Progress | None = None
+) -> tuple[ImageDataset, ImageDataset]:
+    """Load a data set, completely checked: afterwards no file can turn out to be unreadable.
+
+    Args:
+        name: a name of `dataset_names()`.
+        settings: settings of that data set; None takes its defaults.
+        image_size: side in pixels that the run's backbone wants; a data set of files is decoded to it, one of fixed
+            size keeps its own.
+        progress: called with (files done, files in all) where reading takes long.
+
+    Returns:
+        The training and the test part.
+
+    Raises:
+        DataError: unknown name, missing or damaged data, a class without images.
+    """
+    module, settings = _resolve(name, settings)
+    train, test = module.load(settings, image_size=image_size, progress=progress)
+    return train, test
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def _settings_class(module: ModuleType) -> type[DatasetSettings]:
+    classes = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, DatasetSettings) and value.__module__ == module.__name__
+    ]
+    if len(classes) != 1:
+        raise TypeError(f"{module.__name__} must define one subclass of DatasetSettings, it defines {len(classes)}")
+    return classes[0]
+
+
+def _resolve(name: str, settings: DatasetSettings | None) -> tuple[ModuleType, DatasetSettings]:
+    names = dataset_names()
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise DataError(f"dataset={name} is unknown; known are {', '.join(names)}{hint}")
+    module = _module(name)
+    expected = _settings_class(module)
+    if settings is None:
+        settings = expected()
+    require_settings(settings, expected, name)
+    return module, settings

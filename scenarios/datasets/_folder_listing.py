@@ -1,0 +1,209 @@
+"""Which image files a folder or a file list names, of which class and part: read from disk without opening an image."""
+
+from __future__ import annotations
+
+import csv
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from scenarios.errors import DataError
+
+PARTS = ("train", "test")
+
+_EXPECTED = "expected <root>/train/<class>/* and <root>/test/<class>/*, or <root>/<class>/*"
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+_LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX"}
+_COLUMNS = ({"path", "label"}, {"path", "label", "split"})
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Files in data-set order.
+
+    Attributes:
+        root: folder that the paths are relative to.
+        paths: relative, `/` between folders.
+        targets: class ids int64 `(files,)`.
+        class_names: sorted; whole numbers by value (2 before 10), everything else by character.
+        is_test: bool `(files,)`, or None where the data bring no split.
+        notes: what was left aside, one sentence each.
+    """
+
+    root: Path
+    paths: tuple[str, ...]
+    targets: np.ndarray
+    class_names: tuple[str, ...]
+    is_test: np.ndarray | None
+    notes: tuple[str, ...] = ()
+
+
+def list_images(root: str | None, file_list: str | None) -> Listing:
+    """List the images of `dataset.root`, or those that the CSV file `dataset.file_list` names.
+
+    Raises:
+        DataError: nothing given, missing, not readable, or laid out so that a class cannot be told.
+    """
+    if root is None and file_list is None:
+        raise DataError(
+            "dataset.root is not set; give the folder of your images (dataset.root=/path/to/images) "
+            "or a list of them (dataset.file_list=/path/to/list.csv)"
+        )
+    folder = None if root is None else Path(root).expanduser()
+    if folder is not None and not folder.is_dir():
+        state = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"dataset.root={root} {state}; {_EXPECTED}")
+    if file_list is not None:
+        table = Path(file_list).expanduser()
+        return _list_table(table, table.parent if folder is None else folder)
+    assert folder is not None
+    return _list_folder(folder)
+
+
+def _list_folder(root: Path) -> Listing:
+    folders, files = _scan(root)
+    if set(PARTS) <= set(folders):
+        found = {part: _list_classes(root / part) for part in PARTS}
+        ignored = sorted(set(folders) - set(PARTS))
+        notes = [f"folders beside train and test were not read: {', '.join(ignored)}"] if ignored else []
+        rows = [
+            (f"{part}/{path}", label, part == "test")
+            for part in PARTS
+            for label, paths in found[part].items()
+            for path in paths
+        ]
+        return _listing(root, rows, has_split=True, notes=notes)
+    lonely = [part for part in PARTS if part in folders and _holds_folders(root / part)]
+    if lonely:
+        there, absent = lonely[0], PARTS[1 - PARTS.index(lonely[0])]
+        others = ", ".join(repr(name) for name in folders if name != there) or "nothing"
+        raise DataError(
+            f"{root} has a folder {there!r} but no folder {absent!r} (beside it: {others}); rename the one meant to "
+            f"{absent!r}, or set dataset.root={root / there} to split that folder"
+        )
+    _refuse_loose_images(root, files)
+    if not folders:
+        raise DataError(f"dataset.root={root} contains no folder; {_EXPECTED}")
+    found_classes = _list_classes(root)
+    return _listing(
+        root,
+        [(path, label, False) for label, paths in found_classes.items() for path in paths],
+        has_split=False,
+        notes=[],
+    )
+
+
+def _list_classes(folder: Path) -> dict[str, list[str]]:
+    """Sorted relative paths of the files of each class folder."""
+    names, loose = _scan(folder)
+    _refuse_loose_images(folder, loose)
+    if not names:
+        raise DataError(f"{folder} contains no class folder; {_EXPECTED}")
+    classes: dict[str, list[str]] = {}
+    for name in names:
+        inner, files = _scan(folder / name)
+        if inner:
+            raise DataError(
+                f"{folder / name / inner[0]} is a folder inside the class folder {name!r}; put the images directly "
+                "into their class folder, point dataset.root at the right level, or name files in dataset.file_list"
+            )
+        if not files:
+            raise DataError(f"class folder {folder / name} is empty; add images or remove the folder")
+        label = _composed(name)
+        if label in classes:
+            raise DataError(f"two folders in {folder} spell the same class {label!r}; rename or merge them")
+        classes[label] = [f"{name}/{file}" for file in files]
+    return classes
+
+
+def _list_table(table: Path, root: Path) -> Listing:
+    rows: list[tuple[str, str, bool]] = []
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            columns = [column.strip() for column in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            if set(columns) not in _COLUMNS or len(set(columns)) != len(columns):
+                raise DataError(
+                    f"dataset.file_list={table}: the first line must be path,label or path,label,split, "
+                    f"it is {','.join(columns)!r}"
+                )
+            for row in reader:
+                rows.append(_table_row(row, f"{table} line {reader.line_num}", has_split="split" in columns))
+    except FileNotFoundError:
+        raise DataError(f"dataset.file_list={table} does not exist; give a CSV file of path,label[,split]") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"dataset.file_list={table} is not CSV in UTF-8 ({error}); save it as such") from error
+    if not rows:
+        raise DataError(f"dataset.file_list={table} names no file; add lines of path,label")
+    seen: set[str] = set()
+    for path, _, _ in rows:
+        normal = os.path.normpath(path)
+        if normal in seen:
+            raise DataError(f"dataset.file_list={table} names {path!r} twice; an image has one label and one part")
+        seen.add(normal)
+    return _listing(root, rows, has_split="split" in columns, notes=[])
+
+
+def _table_row(row: dict[str | None, str | None], where: str, *, has_split: bool) -> tuple[str, str, bool]:
+    values = {key: (value or "").strip() for key, value in row.items() if key is not None}
+    if None in row or not values["path"] or not values["label"]:
+        raise DataError(f"{where}: needs a path and a label and nothing more; put paths with a comma in double quotes")
+    if has_split and values["split"] not in PARTS:
+        raise DataError(f"{where}: split is {values['split']!r}; allowed are train and test")
+    return values["path"], _composed(values["label"]), values.get("split") == "test"
+
+
+def _listing(root: Path, rows: Sequence[tuple[str, str, bool]], *, has_split: bool, notes: Iterable[str]) -> Listing:
+    class_names = _sorted_classes({label for _, label, _ in rows})
+    ids = {name: number for number, name in enumerate(class_names)}
+    return Listing(
+        root=root,
+        paths=tuple(path for path, _, _ in rows),
+        targets=np.array([ids[label] for _, label, _ in rows], dtype=np.int64),
+        class_names=class_names,
+        is_test=np.array([test for _, _, test in rows], dtype=bool) if has_split else None,
+        notes=tuple(notes),
+    )
+
+
+def _sorted_classes(names: set[str]) -> tuple[str, ...]:
+    if all(name.isascii() and name.isdigit() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+def _composed(name: str) -> str:
+    """One spelling of accented letters: systems disagree on how a file name stores them."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _scan(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the folders and of everything else in a folder, sorted, without hidden files and system litter."""
+    folders: list[str] = []
+    files: list[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.name.startswith(".") and entry.name not in _LITTER:
+                    (folders if entry.is_dir() else files).append(entry.name)
+    except OSError as error:
+        raise DataError(f"folder {folder} cannot be read ({error.strerror}); check its permissions") from error
+    return sorted(folders, key=_composed), sorted(files, key=_composed)
+
+
+def _holds_folders(folder: Path) -> bool:
+    folders, files = _scan(folder)
+    return bool(folders) and not any(Path(name).suffix.lower() in _IMAGE_SUFFIXES for name in files)
+
+
+def _refuse_loose_images(folder: Path, files: Iterable[str]) -> None:
+    loose = [name for name in files if Path(name).suffix.lower() in _IMAGE_SUFFIXES]
+    if loose:
+        raise DataError(
+            f"{folder / loose[0]} lies outside a class folder ({len(loose)} such images); move it into one: {_EXPECTED}"
+        )

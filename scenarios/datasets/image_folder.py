@@ -1,0 +1,212 @@
+"""`image_folder`: your own images, as train/ and test/ folders, as one folder of class folders, or as a file list.
+
+Every file is opened and decoded once before anything trains, so that a damaged one is found in the first minute and
+not in the last hour.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from scenarios.datasets._decoding import Decoder, FilePixels, decode_all
+from scenarios.datasets._folder_listing import Listing, list_images
+from scenarios.datasets._selection import describe_subset, stratified_split, training_subset
+from scenarios.datasets.base import ArrayPixels, DatasetSettings, ImageDataset, PixelSource, Progress
+from scenarios.errors import DataError
+
+DEFAULT_TEST_PCT = 20
+"""Per cent of each class kept for testing where the data bring no split and none is set."""
+
+
+class ImageFolderSettings(DatasetSettings):
+    """Settings of your own images."""
+
+    root: str | None = Field(None, description="folder with train/ and test/, or with class folders; see file_list")
+    file_list: str | None = Field(
+        None, description="CSV file with the header path,label or path,label,split; paths relative to root"
+    )
+    test_pct: int | None = Field(
+        None, ge=1, le=99, description="per cent of each class for testing where the data bring no split; null: 20"
+    )
+    split_seed: int = Field(0, ge=0, description="seed of that split")
+    size: int | None = Field(
+        None, ge=1, le=4096, description="side in pixels to which images are decoded; null: what the backbone wants"
+    )
+    interpolation: Literal["bilinear", "bicubic", "lanczos"] = Field(
+        "bicubic", description="filter that resizes the shorter side; the centre is cut out"
+    )
+    cache_mb: int = Field(
+        2048, ge=0, description="decoded images stay in memory up to so many MB in all, else they are decoded anew"
+    )
+    skip_unreadable: bool = Field(False, description="leave out files that cannot be read and report them")
+    allow_untested_classes: bool = Field(False, description="accept classes without a test image")
+
+
+def check(settings: ImageFolderSettings) -> None:
+    """Find a missing folder, an empty or untested class and the like, without opening an image.
+
+    Raises:
+        DataError: what is wrong, where, and what to do.
+    """
+    _choose(list_images(settings.root, settings.file_list), settings)
+
+
+def load(
+    settings: ImageFolderSettings, *, image_size: int, progress: Progress | None = None
+) -> tuple[ImageDataset, ImageDataset]:
+    """Training and test part: uint8 images `(3, size, size)`, class ids by sorted class name.
+
+    Args:
+        settings: where the images are and how to read them.
+        image_size: side in pixels where `settings.size` is None.
+        progress: called with (files done, files in all).
+
+    Raises:
+        DataError: a missing folder, an empty or untested class, an unreadable file.
+    """
+    listing = list_images(settings.root, settings.file_list)
+    selection = _choose(listing, settings)
+    decoder = Decoder(settings.size or image_size, settings.interpolation)
+    total = len(selection.train) + len(selection.test)
+    megabytes = total * 3 * decoder.size**2 / 1e6
+    cached = megabytes <= settings.cache_mb
+    train = _read(listing, selection.train, decoder, cached, _shifted(progress, 0, total))
+    test = _read(listing, selection.test, decoder, cached, _shifted(progress, len(selection.train), total))
+    unreadable = [*train.skipped, *test.skipped]
+    if unreadable and not settings.skip_unreadable:
+        count = f"{len(unreadable)} of {total} files" if len(unreadable) > 1 else "a file"
+        raise DataError(
+            f"{unreadable[0]}; {count} cannot be used: repair or delete, "
+            "or set dataset.skip_unreadable=true to leave out and count them"
+        )
+    if unreadable:
+        _check_classes(listing, train.positions, test.positions, settings, kind="readable ")
+    notes = [*listing.notes, *selection.notes]
+    if not cached:
+        notes.append(
+            f"decoded images need {megabytes:,.0f} MB, more than dataset.cache_mb={settings.cache_mb}: "
+            "they are decoded anew at each use"
+        )
+    shared = len(set(test.digests) & set(train.digests))
+    if shared:
+        notes.append(f"{shared} test images are byte for byte training images, too")
+    identity: dict[str, str | int] = {
+        "name": "image_folder",
+        "version": "1",
+        "split": selection.split,
+        "image_size": decoder.size,
+        "interpolation": decoder.interpolation,
+    }
+    return (
+        _dataset(listing, train, {**identity, "part": "train", "subset": describe_subset(settings)}, notes),
+        _dataset(listing, test, {**identity, "part": "test", "subset": "all"}, []),
+    )
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """Positions in the listing of both parts, and how they were found."""
+
+    train: np.ndarray
+    test: np.ndarray
+    split: str
+    notes: list[str]
+
+
+def _choose(listing: Listing, settings: ImageFolderSettings) -> _Selection:
+    """Split, check the classes, draw the subset."""
+    if listing.is_test is None:
+        test_pct = DEFAULT_TEST_PCT if settings.test_pct is None else settings.test_pct
+        train, test = stratified_split(
+            listing.targets, listing.class_names, test_pct=test_pct, seed=settings.split_seed
+        )
+        split = f"test_pct={test_pct}, seed {settings.split_seed}"
+        notes = [f"no split in the data: {test_pct} % of each class drawn for testing (seed {settings.split_seed})"]
+    else:
+        if settings.test_pct is not None:
+            raise DataError(
+                f"dataset.test_pct={settings.test_pct} has no effect, the data bring their own split; leave it null"
+            )
+        train, test = np.flatnonzero(~listing.is_test), np.flatnonzero(listing.is_test)
+        split, notes = "given by the data", []
+    _check_classes(listing, train, test, settings)
+    subset, subset_notes = training_subset(listing.targets[train], listing.class_names, settings)
+    return _Selection(train[subset], test, split, notes + subset_notes)
+
+
+def _check_classes(
+    listing: Listing, train: np.ndarray, test: np.ndarray, settings: ImageFolderSettings, kind: str = ""
+) -> None:
+    """Every class needs a training image and, unless allowed otherwise, a test image."""
+    names = np.array(listing.class_names, dtype=object)
+    for word, positions in (("training", train), ("test", test)):
+        counts = np.bincount(listing.targets[positions], minlength=len(names))
+        lacking = names[counts == 0]
+        if len(lacking) == 0 or (word == "test" and settings.allow_untested_classes and len(positions)):
+            continue
+        more = f" (and {len(lacking) - 1} more classes)" if len(lacking) > 1 else ""
+        advice = " or set dataset.allow_untested_classes=true" if word == "test" and len(positions) else ""
+        raise DataError(
+            f"{listing.root}: class {lacking[0]!r}{more} has no {kind}{word} image; add some, remove the class"
+            f"{',' if advice else ''}{advice}"
+        )
+
+
+@dataclass(frozen=True)
+class _ReadPart:
+    """What came of reading one part: positions in the listing, sha256 and pixels of its readable files."""
+
+    positions: np.ndarray
+    digests: list[str]
+    pixels: PixelSource
+    skipped: list[str]
+
+
+def _read(
+    listing: Listing, positions: np.ndarray, decoder: Decoder, cached: bool, report: Progress | None
+) -> _ReadPart:
+    paths = [listing.root / listing.paths[position] for position in positions]
+    out = np.empty((len(paths), 3, decoder.size, decoder.size), dtype=np.uint8) if cached else None
+    digests, failures = decode_all(paths, decoder, out=out, report=report)
+    kept = np.array([number for number in range(len(paths)) if number not in failures], dtype=np.int64)
+    pixels: PixelSource
+    if out is None:
+        pixels = FilePixels([paths[number] for number in kept], decoder)
+    else:
+        pixels = ArrayPixels(out[kept] if failures else out)
+    skipped = [f"{paths[number]}: {reason}" for number, reason in failures.items()]
+    return _ReadPart(positions[kept], [digests[number] for number in kept], pixels, skipped)
+
+
+def _dataset(listing: Listing, part: _ReadPart, identity: dict[str, str | int], notes: Sequence[str]) -> ImageDataset:
+    """Hashes relative path, class and bytes of every file in data-set order, whatever the folder is called."""
+    digest = hashlib.sha256()
+    targets = listing.targets[part.positions]
+    for position, target, file_digest in zip(part.positions, targets, part.digests, strict=True):
+        line = f"{listing.paths[position]}\0{listing.class_names[target]}\0{file_digest}\n"
+        digest.update(unicodedata.normalize("NFC", line).encode("utf-8", "surrogateescape"))
+    own_notes = list(notes)
+    if part.skipped:
+        own_notes.append(f"{len(part.skipped)} unreadable files were left out of {identity['part']}")
+    return ImageDataset(
+        part.pixels,
+        targets,
+        listing.class_names,
+        identity={**identity, "sha256": digest.hexdigest()},
+        notes=own_notes,
+        skipped=part.skipped,
+    )
+
+
+def _shifted(progress: Progress | None, before: int, total: int) -> Progress | None:
+    """A callback for one part that counts files over both."""
+    if progress is None:
+        return None
+    return lambda done, _: progress(before + done, total)
