@@ -230,6 +230,11 @@ class StreamPlan:
         """
         return _plan_files.read_plan(cls, Path(path))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copies and unpickled plans are built anew: arrays come back read-only and the hash is that of the content.
+        parts = (self.sessions, self.class_kind, self.home_session, self.targets)
+        return type(self), (*parts, self.requested, self.provenance, self.class_names)
+
     def __eq__(self, other: object) -> bool:
         return self.sha256 == other.sha256 if isinstance(other, StreamPlan) else NotImplemented
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import pickle
 import struct
 from dataclasses import FrozenInstanceError
 
@@ -135,6 +137,10 @@ def test_a_plan_cannot_be_changed():
             array[0] = 1
     with pytest.raises(FrozenInstanceError):
         plan.sha256 = "0"
+    for twin in (pickle.loads(pickle.dumps(plan)), copy.deepcopy(plan)):
+        assert twin == plan
+        with pytest.raises(ValueError, match="read-only"):
+            twin.order[0] = 1
 
 
 def test_measures_of_a_plan_counted_by_hand():
