@@ -6,6 +6,7 @@ test images are computed once for the whole run.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from cl_prompts.errors import MetricError
-from cl_prompts.masks import mask_logits
+from cl_prompts.masks import EVAL_MASKS, mask_logits
+from cl_prompts.strategies.method import Method
 
 CACHE_BYTES = 2 << 30
 """Test sets up to this size are decoded once and kept in memory."""
@@ -42,7 +44,8 @@ class Evaluator:
         mask: classes that compete in a prediction: `exposed`, or `none` for all columns of the head.
 
     Raises:
-        MetricError: the targets are not one class id an image.
+        MetricError: the targets are not one class id an image, an unknown mask, raw images without a transform or
+            float images with one.
     """
 
     def __init__(
@@ -56,6 +59,8 @@ class Evaluator:
         autocast: torch.dtype | None = None,
         mask: str = "exposed",
     ) -> None:
+        if mask not in EVAL_MASKS:
+            raise MetricError(f"evaluation mask {mask!r} is unknown; choose one of {', '.join(EVAL_MASKS)}")
         self.dataset = dataset
         self.num_classes = num_classes
         self.transform = transform
@@ -64,8 +69,13 @@ class Evaluator:
         self.autocast = autocast
         self.mask = mask
         self.targets = _single_labels(dataset.targets, num_classes)
+        raw = torch.as_tensor(dataset[0][0]).dtype == torch.uint8
+        if raw != (transform is not None):
+            needed = "uint8 images: pass a transform" if raw else "float images already: pass no transform"
+            raise MetricError(f"the test set gives {needed}")
         self._images: Tensor | None = None
         self._queries: Tensor | None = None
+        self._queries_of: weakref.ref[nn.Module] | None = None
 
     def __call__(self, model: nn.Module, exposed: Tensor) -> EvaluationResult:
         """Evaluate `model`, whose modules are afterwards in the modes they were in.
@@ -82,33 +92,32 @@ class Evaluator:
         confusion = torch.zeros(self.num_classes * self.num_classes, dtype=torch.int64, device=self.device)
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         with _evaluating(model), torch.inference_mode(), self._autocast():
-            queries = self._known_queries(model)
-            for indices in chosen.split(self.batch_size):
+            queries = self._known_queries(model) if len(chosen) else None
+            for indices in chosen.split(self.batch_size) if len(chosen) else ():
                 targets = self.targets[indices].to(self.device)
                 images = self._load(indices)
-                if queries is None:
-                    logits = model(images)
-                else:
-                    logits = model(images, queries[indices.to(queries.device)])
-                logits = mask_logits(logits.float(), competing)
+                known = () if queries is None else (queries[indices.to(queries.device)],)
+                logits = model(images, *known)
+                logits = mask_logits(logits.float(), self._columns(competing, logits.shape[-1]))
                 confusion += torch.bincount(targets * self.num_classes + logits.argmax(-1), minlength=len(confusion))
                 loss += nn.functional.cross_entropy(logits, targets, reduction="sum").double()
         mean = float(loss) / len(chosen) if len(chosen) else float("nan")
         return EvaluationResult(confusion.view(self.num_classes, -1).cpu().numpy(), mean)
 
+    def _columns(self, competing: Tensor, columns: int) -> Tensor:
+        """`competing` for a head that has grown to the classes seen so far only."""
+        if columns > self.num_classes:
+            raise MetricError(f"the model has {columns} logits, the evaluator num_classes={self.num_classes}")
+        return competing[:columns]
+
     def _known_queries(self, model: nn.Module) -> Tensor | None:
-        """Frozen queries of all test images, computed at first use in data-set order; None for models without."""
-        query = getattr(model, "query", None)
-        if query is None:
+        """Frozen queries of all test images, computed once for a model, in data-set order; None for models without."""
+        if not isinstance(model, Method) or type(model).query is Method.query:
             return None
-        if self._queries is None:
-            rows = []
-            for indices in torch.arange(len(self.targets)).split(self.batch_size):
-                row = query(self._load(indices))
-                if row is None:
-                    return None
-                rows.append(row)
-            self._queries = torch.cat(rows)
+        if self._queries_of is None or self._queries_of() is not model:
+            batches = torch.arange(len(self.targets)).split(self.batch_size)
+            rows = [row for indices in batches if (row := model.query(self._load(indices))) is not None]
+            self._queries, self._queries_of = (torch.cat(rows) if rows else None), weakref.ref(model)
         return self._queries
 
     def _load(self, indices: Tensor) -> Tensor:

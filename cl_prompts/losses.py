@@ -46,8 +46,9 @@ def released_contrastive_loss(keys: Tensor, choice: Tensor, distance: Tensor, us
     share = torch.bincount(choice, minlength=pool_size).to(keys.dtype) / choice.numel()
     key_distance = cosine_distance(keys[:, None], keys[None])
     key_term = torch.exp(key_distance[:, None, :] / divisor[None, :, None]).mean(-1)  # (chosen, divisor)
-    repel = share @ key_term @ share
-    attract = (torch.exp(distance[:, None] / divisor) @ share).mean()
+    # Weighted sums instead of matrix products, which autocast would take to half precision: the ratio stays near 1/2.
+    repel = (share[:, None] * share * key_term).sum()
+    attract = (torch.exp(distance[:, None] / divisor) * share).sum(-1).mean()
     return -torch.log(repel / (attract + repel) + 1e-6)
 
 
@@ -98,13 +99,14 @@ def gradient_dissimilarity(
         (B,) in [0, 2]; 1 where a sample has no gradient.
     """
     own = targets[:, None]
-    residual = torch.softmax(logits.float(), dim=-1)
+    features = _at_least_float32(features)
+    residual = torch.softmax(_at_least_float32(logits), dim=-1)
     residual.scatter_add_(1, own, -torch.ones_like(own, dtype=residual.dtype))
     if soft_mask is not None:
-        residual = residual * soft_mask.float()
-    features = features.float()
+        residual = residual * _at_least_float32(soft_mask)
     sample_gradient = residual.gather(1, own) * features
-    batch_gradient = residual[:, targets].T @ features / targets.numel()
+    with torch.autocast(features.device.type, enabled=False):
+        batch_gradient = residual[:, targets].T @ features / targets.numel()
     # Rounding can push parallel vectors below 0, and a negative base with a fractional gamma is NaN.
     return cosine_distance(sample_gradient, batch_gradient).clamp(0, 2)
 
@@ -157,4 +159,10 @@ def feature_divisor(features: Tensor, class_weights: Tensor, targets: Tensor, ma
     Returns:
         (B, 1): features aligned with their class weight are enlarged, misaligned ones shrunk.
     """
-    return (cosine_distance(class_weights[targets].float(), features.float()) + margin)[:, None]
+    own_weights = _at_least_float32(class_weights[targets])
+    return (cosine_distance(own_weights, _at_least_float32(features)) + margin)[:, None]
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    """Half precision widened; float64 stays, so that double-precision checks mean something."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

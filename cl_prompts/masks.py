@@ -43,6 +43,14 @@ class ClassTracker:
         self.session = torch.zeros_like(self.exposed)
         self.task = None if task_classes is None else _members(task_classes, self.num_classes, self.exposed.device)
 
+    def grow(self, num_classes: int) -> None:
+        """Follow a head that gained columns; nothing is forgotten."""
+        added = num_classes - self.num_classes
+        self.num_classes = num_classes
+        self.exposed = torch.nn.functional.pad(self.exposed, (0, added))
+        self.session = torch.nn.functional.pad(self.session, (0, added))
+        self.task = None if self.task is None else torch.nn.functional.pad(self.task, (0, added))
+
     def observe(self, targets: Tensor) -> None:
         """Mark the classes of a stream batch; `targets` int64 (batch,), data-set class ids."""
         self.exposed[targets] = True
@@ -107,6 +115,10 @@ MASK_POLICIES: dict[str, Callable[[ClassTracker, Tensor], Tensor]] = {
     "session": _session,
 }
 """Policy name -> allowed columns: every class; seen in the stream; of the task; of the batch; seen in the session."""
+
+
+EVAL_MASKS = ("exposed", "none")
+"""Classes that compete in a prediction: those seen so far, or all columns of the head."""
 
 
 def mask_logits(logits: Tensor, allowed: Tensor, fill: float = float("-inf")) -> Tensor:

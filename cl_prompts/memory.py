@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from cl_prompts.errors import StrategyError
+
 
 class ReservoirSampler:
     """Algorithm R (Vitter, 1985): after n samples each one is kept with probability size / n.
@@ -20,9 +22,16 @@ class ReservoirSampler:
     Attributes:
         slots: sample numbers kept, at most `size`.
         seen: samples offered so far.
+
+    Raises:
+        StrategyError: a negative size, or an unknown rule.
     """
 
     def __init__(self, size: int, seed: int, rule: str = "exact") -> None:
+        if size < 0:
+            raise StrategyError(f"memory size {size}: must be 0 or more")
+        if rule not in RESERVOIR_RULES:
+            raise StrategyError(f"memory rule {rule!r} is unknown; choose one of {', '.join(RESERVOIR_RULES)}")
         self.size = size
         self.slots: list[int] = []
         self.seen = 0

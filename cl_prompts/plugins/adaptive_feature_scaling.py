@@ -9,7 +9,7 @@ from avalanche.core import SupervisedPlugin
 from torch import Tensor
 
 from cl_prompts.losses import feature_divisor
-from cl_prompts.plugins.head_inputs import HeadHook
+from cl_prompts.plugins.head_inputs import HeadHook, refuse_own
 
 
 class AdaptiveFeatureScaling(SupervisedPlugin):
@@ -19,10 +19,10 @@ class AdaptiveFeatureScaling(SupervisedPlugin):
 
     Args:
         margin: smallest divisor; 0.5 as published.
-        head: name of the classifier in the model; its last `nn.Linear` if None.
+        head: name of the classifier in the model; its last trained `nn.Linear` if None.
 
     Raises:
-        StrategyError: a model without such a head.
+        StrategyError: a model without such a head, or a method of this project that has this part itself.
     """
 
     def __init__(self, margin: float = 0.5, *, head: str | None = None) -> None:
@@ -30,6 +30,10 @@ class AdaptiveFeatureScaling(SupervisedPlugin):
         self.margin = margin
         self._targets: Tensor | None = None
         self._hook = HeadHook(head, self._scale, first=False)
+
+    def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Refuse a model that does the same."""
+        refuse_own(strategy.model, "feature_scaling", type(self).__name__)
 
     def before_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Scale the next pass through the head."""

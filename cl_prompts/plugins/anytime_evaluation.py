@@ -10,6 +10,7 @@ import torch
 from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metric_results import MetricValue
 
+from cl_prompts.errors import MetricError
 from cl_prompts.evaluation import EvaluationResult, Evaluator
 from cl_prompts.metrics.records import EvaluationPoint
 from cl_prompts.plugins.stream_position import StreamPosition
@@ -33,12 +34,21 @@ class AnytimeEvaluation(SupervisedPlugin):
     Attributes:
         points: periodic points and the final one, in order.
         sessions: one point at the end of each session.
+
+    Raises:
+        MetricError: a negative period, an unknown rule, or no session at all.
     """
 
     def __init__(
         self, evaluator: Evaluator, *, every: int, rule: str = "exact", session_ends: Sequence[int] | None = None
     ) -> None:
         super().__init__()
+        if every < 0:
+            raise MetricError(f"AnytimeEvaluation every={every}: give stream samples, or 0 for session ends alone")
+        if rule not in RULES:
+            raise MetricError(f"AnytimeEvaluation rule {rule!r} is unknown; choose one of {', '.join(RULES)}")
+        if session_ends is not None and len(session_ends) == 0:
+            raise MetricError("AnytimeEvaluation session_ends is empty; give StreamPlan.session_ends, or None")
         self.evaluator = evaluator
         self.every = every
         self.rule = RULES[rule]
@@ -56,8 +66,9 @@ class AnytimeEvaluation(SupervisedPlugin):
         self._listeners.append(listener)
 
     def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        """Start counting an experience."""
+        """Start counting an experience; sessions that are empty at the very start have nothing to evaluate."""
         self._position.begin_epoch(strategy)
+        self._record_ended_sessions(strategy)
 
     def before_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Classes count as exposed from the first batch that holds them."""
@@ -72,11 +83,8 @@ class AnytimeEvaluation(SupervisedPlugin):
             nominal, self._next = self.rule(seen, self._next, self.every)
             if nominal is not None:
                 self._record(strategy, self.points, "periodic", nominal=nominal)
-        if self.session_ends is None:
-            return
-        while len(self.sessions) < len(self.session_ends) and self.session_ends[len(self.sessions)] <= seen:
-            self._record(strategy, self.sessions, "session", session=len(self.sessions))
-        if self.session_ends[-1] <= seen and not self._has_final():
+        self._record_ended_sessions(strategy)
+        if self.session_ends is not None and self.session_ends[-1] <= seen and not self._has_final():
             self._record(strategy, self.points, "final")
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -89,6 +97,11 @@ class AnytimeEvaluation(SupervisedPlugin):
         if not self._has_final():
             self._record(strategy, self.points, "final")
 
+    def _record_ended_sessions(self, strategy: Any) -> None:
+        ends, seen = self.session_ends or [], self._position.samples_seen
+        while len(self.sessions) < len(ends) and ends[len(self.sessions)] <= seen:
+            self._record(strategy, self.sessions, "session", session=len(self.sessions))
+
     def _has_final(self) -> bool:
         return bool(self.points) and self.points[-1].kind == "final"
 
@@ -99,12 +112,17 @@ class AnytimeEvaluation(SupervisedPlugin):
             self._latest = (seen, self.evaluator(strategy.model, self._exposed))
         result = self._latest[1]
         point = EvaluationPoint.from_confusion(
-            result.confusion, samples_seen=seen, kind=kind, loss=result.loss, exposed=self._exposed.numpy().copy(), **place
+            result.confusion,
+            samples_seen=seen,
+            kind=kind,
+            loss=result.loss,
+            exposed=self._exposed.numpy().copy(),
+            **place,
         )
         to.append(point)
         if not np.isnan(point.accuracy):
             name = f"{'anytime' if kind != 'session' else 'session'}/accuracy"
-            strategy.evaluator.publish_metric_value(MetricValue(self, name, point.accuracy, point.nominal))  # type: ignore[arg-type]
+            strategy.evaluator.publish_metric_value(MetricValue(self, name, point.accuracy, point.nominal))
         for listener in self._listeners:
             listener(strategy, point)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from cl_prompts.errors import StrategyError
 from cl_prompts.losses import FOCAL_LOSSES, gradient_dissimilarity
 from cl_prompts.masks import FINITE_FILL
-from cl_prompts.plugins.head_inputs import HeadHook
+from cl_prompts.plugins.head_inputs import HeadHook, refuse_own
 
 
 class GradientSimilarityFocalLoss(SupervisedPlugin):
@@ -24,10 +24,10 @@ class GradientSimilarityFocalLoss(SupervisedPlugin):
         mode: `batch` (a factor on the mean, as released) or `sample` (a weight a sample, as in the paper).
         alpha: share of the focal term, in [0, 1].
         gamma: exponent.
-        head: name of the classifier in the model; its last `nn.Linear` if None.
+        head: name of the classifier in the model; its last trained `nn.Linear` if None.
 
     Raises:
-        StrategyError: unknown mode, or a model without such a head.
+        StrategyError: unknown mode, a model without such a head, or a method of this project that has this part itself.
     """
 
     def __init__(self, mode: str = "batch", *, alpha: float = 0.5, gamma: float = 2.0, head: str | None = None) -> None:
@@ -37,6 +37,10 @@ class GradientSimilarityFocalLoss(SupervisedPlugin):
         self.mode, self.alpha, self.gamma = mode, alpha, gamma
         self._features: Tensor | None = None
         self._hook = HeadHook(head, self._keep_features, first=True)
+
+    def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Refuse a model that does the same."""
+        refuse_own(strategy.model, "focal", type(self).__name__)
 
     def before_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Watch what the head will read."""

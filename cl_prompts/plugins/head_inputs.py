@@ -10,21 +10,35 @@ from cl_prompts.errors import StrategyError
 
 
 def find_head(model: nn.Module, name: str | None) -> nn.Linear:
-    """The model's classifier: the module called `name`, or the last `nn.Linear` if None.
+    """The model's classifier: the module called `name`, or the last `nn.Linear` that is trained if None.
 
     Raises:
         StrategyError: no such module, or it is not an `nn.Linear`.
     """
     modules = dict(model.named_modules())
     if name is None:
-        linears = [module for module in modules.values() if isinstance(module, nn.Linear)]
+        linears = [
+            module for module in modules.values() if isinstance(module, nn.Linear) and module.weight.requires_grad
+        ]
         if not linears:
-            raise StrategyError(f"{type(model).__name__} has no nn.Linear; give the classifier's name as head=...")
+            raise StrategyError(f"{type(model).__name__} has no trained nn.Linear that could be its classifier")
         return linears[-1]
     head = modules.get(name)
     if not isinstance(head, nn.Linear):
         raise StrategyError(f"head={name!r}: {type(model).__name__} has no nn.Linear of that name")
     return head
+
+
+def refuse_own(model: nn.Module, setting: str, plugin: str) -> None:
+    """Refuse a method that has the plugin's part itself: the two would not see each other.
+
+    Raises:
+        StrategyError: the model's settings hold `setting`.
+    """
+    if hasattr(getattr(model, "settings", None), setting):
+        raise StrategyError(
+            f"{plugin}: {type(model).__name__} has this part itself; use its setting strategy.{setting}"
+        )
 
 
 class HeadHook:

@@ -53,7 +53,7 @@ class PromptUsage(SupervisedPlugin):
         counts = _usage(strategy.model).detach().to("cpu", torch.int64)  # type: ignore[union-attr]
         self.history.append((seen, counts))
         entropy = usage_entropy(counts.numpy())
-        strategy.evaluator.publish_metric_value(MetricValue(self, "prompt_usage/entropy", entropy, seen))  # type: ignore[arg-type]
+        strategy.evaluator.publish_metric_value(MetricValue(self, "prompt_usage/entropy", entropy, seen))
 
 
 def _usage(model: torch.nn.Module) -> torch.Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch.utils.data import default_collate
 from cl_prompts.errors import StrategyError
 from cl_prompts.memory import ReservoirSampler
 from cl_prompts.plugins.stream_position import StreamPosition
+
+_KEEP_ORDER = "Reservoir remembers places in the stream: call strategy.train(..., shuffle=False)"
 
 
 class Reservoir(SupervisedPlugin):
@@ -38,6 +41,8 @@ class Reservoir(SupervisedPlugin):
 
     def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Note where the samples of this experience lie."""
+        if kwargs.get("shuffle", _shuffles_by_default(strategy)):
+            raise StrategyError(_KEEP_ORDER)
         self._position.begin_epoch(strategy)
         self._start = len(self._places)
         dataset = strategy.adapted_dataset
@@ -49,7 +54,7 @@ class Reservoir(SupervisedPlugin):
         rows = self._position.rows
         expected = [self._target(number) for number in self._next_numbers(rows)]
         if strategy.mb_y[:rows].tolist() != expected:
-            raise StrategyError("Reservoir remembers places in the stream: call strategy.train(..., shuffle=False)")
+            raise StrategyError(_KEEP_ORDER)
 
     def before_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Append a fresh draw of the memory to the batch of this update."""
@@ -63,7 +68,7 @@ class Reservoir(SupervisedPlugin):
             for stream, memory in zip(strategy.mbatch, replay, strict=True)
         ]
         if hasattr(strategy, "mb_sample_ids"):
-            ids = torch.tensor([_sample_id(dataset, position) for dataset, position in items])
+            ids = torch.tensor([self._sample_id(number) for number in numbers])
             strategy.mb_sample_ids = torch.cat([strategy.mb_sample_ids, ids])
 
     def after_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -82,7 +87,13 @@ class Reservoir(SupervisedPlugin):
         dataset, position = self._places[number]
         return int(dataset.targets[position])
 
+    def _sample_id(self, number: int) -> int:
+        """Data-set index; the place in the stream where the data set does not carry indices."""
+        dataset, position = self._places[number]
+        ids = getattr(dataset, "sample_ids", None)
+        return number if ids is None else int(ids[position])
 
-def _sample_id(dataset: Any, position: int) -> int:
-    ids = getattr(dataset, "sample_ids", None)
-    return position if ids is None else int(ids[position])
+
+def _shuffles_by_default(strategy: Any) -> bool:
+    shuffle = inspect.signature(strategy.make_train_dataloader).parameters.get("shuffle")
+    return shuffle is not None and bool(shuffle.default)

@@ -24,7 +24,9 @@ class StreamPosition:
 
     def begin_batch(self, strategy: Any) -> None:
         """Call in `before_training_iteration`, where replay from a loader may already have joined the batch."""
-        self.rows = min(len(strategy.mb_y), strategy.train_mb_size, self._left)
+        # Avalanche's loaders hold one batch size for each data set they join, the stream's first.
+        size = getattr(strategy.dataloader, "batch_sizes", [strategy.train_mb_size])[0]
+        self.rows = min(len(strategy.mb_y), size, self._left)
 
     def end_batch(self) -> None:
         """Call in `after_training_iteration`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor
 
@@ -11,9 +12,7 @@ from cl_prompts.backbones.insertions import Insertion, Prefix, TokenPrompts
 
 def tokens_by_layer(rows: Tensor, layers: Sequence[int], length: int) -> dict[int, Insertion]:
     """Cut (batch or 1, len(layers) * length, width) into the tokens each block sees and drops again."""
-    return {
-        layer: TokenPrompts(rows[:, place * length : (place + 1) * length]) for place, layer in enumerate(layers)
-    }
+    return {layer: TokenPrompts(rows[:, place * length : (place + 1) * length]) for place, layer in enumerate(layers)}
 
 
 def input_prefixes_by_layer(rows: Tensor, layers: Sequence[int], length: int) -> dict[int, Insertion]:
@@ -26,7 +25,9 @@ def projected_prefixes_by_layer(rows: Tensor, layers: Sequence[int], length: int
     return _prefixes_by_layer(rows, layers, length, "projected")
 
 
-def _prefixes_by_layer(rows: Tensor, layers: Sequence[int], length: int, space: str) -> dict[int, Insertion]:
+def _prefixes_by_layer(
+    rows: Tensor, layers: Sequence[int], length: int, space: Literal["input", "projected"]
+) -> dict[int, Insertion]:
     parts = rows.unflatten(1, (len(layers), 2, length))
     return {layer: Prefix(parts[:, place, 0], parts[:, place, 1], space) for place, layer in enumerate(layers)}
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import ast
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cl_prompts.strategies.base import ContinualStrategy
 
 
-@lru_cache(maxsize=None)
+@cache
 def _subclasses(base: str) -> dict[str, str]:
     """Class -> file name without suffix, for the subclasses of `base` written in the method files."""
     found = {}

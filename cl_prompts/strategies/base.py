@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from cl_prompts.backbones import FrozenViT
 from cl_prompts.errors import StrategyError
-from cl_prompts.masks import FINITE_FILL, ClassTracker, mask_logits
+from cl_prompts.masks import EVAL_MASKS, FINITE_FILL, MASK_POLICIES, ClassTracker, mask_logits
 from cl_prompts.strategies.declaration import StrategySettings
 from cl_prompts.strategies.method import Method, TrainingOutputs
 
@@ -63,6 +63,11 @@ class ContinualStrategy(SupervisedTemplate):
         last_losses: named detached losses and diagnostics of the last update, on the device.
         mb_sample_ids: (batch,) data-set indices of the current mini-batch, replay included.
         stream_size: how many of the mini-batch's rows come from the stream; the rest is replay.
+        mb_output: logits (batch, classes) of the current mini-batch, finite, and in training with the graph behind
+            them, so that penalties of other plugins reach the weights.
+
+    Raises:
+        StrategyError: an argument out of range, or settings that the method or the backbone excludes.
     """
 
     method_class: ClassVar[type[Method]]
@@ -87,10 +92,11 @@ class ContinualStrategy(SupervisedTemplate):
         plugins: Sequence[BasePlugin] | None = None,
         evaluator: EvaluationPlugin | None = None,
     ) -> None:
-        if updates_per_batch <= 0:
-            raise StrategyError(f"updates_per_batch={updates_per_batch}: must be greater than 0")
-        if precision not in AUTOCAST:
-            raise StrategyError(f"precision={precision!r}: must be one of {', '.join(AUTOCAST)}")
+        if not 0 < updates_per_batch < float("inf"):
+            raise StrategyError(f"updates_per_batch={updates_per_batch}: must be a number greater than 0")
+        _check_choice("precision", precision, AUTOCAST)
+        _check_choice("train_mask", train_mask, MASK_POLICIES)
+        _check_choice("eval_mask", eval_mask, EVAL_MASKS)
         settings = self.method_class.settings_class() if settings is None else settings
         generator = torch.Generator().manual_seed(seed)
         method = self.method_class(backbone, num_classes, settings, generator).to(device)
@@ -99,13 +105,13 @@ class ContinualStrategy(SupervisedTemplate):
         make = optimizer or partial(torch.optim.Adam, lr=5e-3)
         super().__init__(
             model=method,
-            optimizer=make(trained) if self.needs.gradient else None,  # type: ignore[arg-type]
+            optimizer=make(trained) if self.needs.gradient else None,
             train_mb_size=train_mb_size,
             train_epochs=1,
             eval_mb_size=eval_mb_size,
             device=device,
             plugins=plugins,
-            evaluator=evaluator,  # type: ignore[arg-type]
+            evaluator=evaluator,
         )
         self.model: Method
         self.num_classes = num_classes
@@ -122,6 +128,8 @@ class ContinualStrategy(SupervisedTemplate):
         self.mb_sample_ids = torch.empty(0, dtype=torch.int64)
         self.stream_size = 0
         self._carry = Fraction(0)
+        self._own_loader: DataLoader | None = None
+        self._pass_number = 0
         self._outputs: TrainingOutputs | None = None
         self._fixed_query: Tensor | None = None
         self._accuracy = torch.zeros((), device=self.device)
@@ -144,11 +152,17 @@ class ContinualStrategy(SupervisedTemplate):
 
     def training_epoch(self, **kwargs: Any) -> None:
         """One pass over the experience: for each stream batch, the updates that are due."""
+        if self.dataloader is not self._own_loader:
+            raise StrategyError(
+                "a plugin replaced the loader of the stream, whose order is planned; for replay use "
+                "cl_prompts.plugins.Reservoir instead of Avalanche's ReplayPlugin"
+            )
         sample_ids = self._sample_ids_of_experience()
         position = 0
-        for self.mbatch in self.dataloader:
+        for batch in self.dataloader:
             if self._stop_training:
                 break
+            self.mbatch = batch
             self._unpack_minibatch()
             stream = list(self.mbatch)
             self.stream_size = len(stream[1])
@@ -207,7 +221,8 @@ class ContinualStrategy(SupervisedTemplate):
         with self._autocast():
             allowed = self.classes.allowed(self.train_mask, self.mb_y)
             self._outputs = self.model.training_outputs(images, self.mb_y, allowed, self._query_of_fixed(images))
-        return self._outputs.logits
+        # Other plugins read the logits too: infinity times a teacher's zero probability would be NaN.
+        return self._outputs.logits.clamp(min=FINITE_FILL)
 
     def criterion(self) -> Tensor:
         """Sum of the method's named losses in training; masked cross-entropy in evaluation."""
@@ -252,6 +267,7 @@ class ContinualStrategy(SupervisedTemplate):
         was_training = self.model.training
         self.model.eval()
         self.mb_output = self._predict(self._transformed_for_evaluation(self.mb_x))
+        self.loss = torch.nn.functional.cross_entropy(self.mb_output, self.mb_y)
         self.model.train(was_training)
 
     def _autocast(self) -> AbstractContextManager:
@@ -309,7 +325,7 @@ class ContinualStrategy(SupervisedTemplate):
         labels = set(getattr(self.experience, "task_labels", None) or [0])
         if len(labels) > 1:
             raise StrategyError(f"the experience carries task labels {sorted(labels)}; a stream may have one at most")
-        self.dataloader = DataLoader(
+        self._own_loader = self.dataloader = DataLoader(
             self.adapted_dataset,
             batch_size=self.train_mb_size,
             shuffle=False,
@@ -335,6 +351,11 @@ class ContinualStrategy(SupervisedTemplate):
             raise StrategyError(
                 f"label {outside[0]} is outside 0..{self.num_classes - 1}; give num_classes={max(outside) + 1} or more"
             )
+
+
+def _check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise StrategyError(f"{argument}={value!r}: must be one of {', '.join(choices)}")
 
 
 def _needs_transform(images: Tensor, transform: Callable | None) -> bool:

@@ -8,7 +8,7 @@ leaves the rest of the file (torch, timm, Avalanche) unimported.
 from __future__ import annotations
 
 import ast
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -54,7 +54,7 @@ def strategy_names() -> list[str]:
     return sorted(path.stem for path in folder.glob("*.py") if _settings_statement(path) is not None)
 
 
-@lru_cache(maxsize=None)
+@cache
 def read_settings(name: str) -> type[StrategySettings]:
     """The settings class declared in `strategies/<name>.py`, without importing that file.
 
@@ -70,7 +70,7 @@ def read_settings(name: str) -> type[StrategySettings]:
     return namespace[statement.name]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _settings_statement(path: Path) -> ast.ClassDef | None:
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef) and any(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,7 +11,7 @@ from torch import Tensor
 from cl_prompts.backbones import FrozenViT
 from cl_prompts.masks import mask_logits
 from cl_prompts.strategies.base import ContinualStrategy
-from cl_prompts.strategies.declaration import ClassVar, Field, Literal, Needs, StrategySettings
+from cl_prompts.strategies.declaration import Field, Needs, StrategySettings
 from cl_prompts.strategies.method import Method, TrainingOutputs, make_head
 
 
@@ -47,7 +49,7 @@ class LinearProbeMethod(Method):
         """One update's loss: `classification`, the cross-entropy of the competing classes."""
         features = self.query(images) if query is None else query
         logits = mask_logits(self.head(features), allowed)
-        return TrainingOutputs({"classification": F.cross_entropy(logits, targets)}, logits.detach(), features)
+        return TrainingOutputs({"classification": F.cross_entropy(logits, targets)}, logits, features)
 
 
 class LinearProbe(ContinualStrategy):

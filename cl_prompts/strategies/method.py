@@ -20,7 +20,8 @@ class TrainingOutputs:
 
     Attributes:
         losses: named scalars whose sum is minimised.
-        logits: (batch, classes) that the running accuracy reads; minus infinity where a class does not compete.
+        logits: (batch, classes) that accuracy and penalties of plugins read, with the graph behind them; minus
+            infinity where a class does not compete.
         features: (batch, width) that the head read.
         diagnostics: named detached scalars, only for curves.
     """

@@ -12,7 +12,7 @@ switch can be set on its own.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from cl_prompts.masks import mask_logits
 from cl_prompts.prompts.layout import LAYOUTS, ROWS_PER_LENGTH, merge
 from cl_prompts.prompts.selection import select_prompts
 from cl_prompts.strategies.base import ContinualStrategy
-from cl_prompts.strategies.declaration import ClassVar, Field, LayerIndices, Literal, Needs, StrategySettings
+from cl_prompts.strategies.declaration import Field, LayerIndices, Needs, StrategySettings
 from cl_prompts.strategies.method import Method, TrainingOutputs, linear_head
 
 
@@ -81,13 +81,11 @@ def resolve_switches(settings: MVPSettings, depth: int) -> Switches:
         "released": Switches("released", "batch", depth - 1),
         "paper": Switches("per_query", "sample", depth),
     }
+    chosen = variants[settings.variant]
     return Switches(
-        *(
-            chosen if given is None else given
-            for given, chosen in zip(
-                (settings.contrast, settings.focal, settings.query_blocks), variants[settings.variant], strict=True
-            )
-        )
+        chosen.contrast if settings.contrast is None else settings.contrast,
+        chosen.focal if settings.focal is None else settings.focal,
+        chosen.query_blocks if settings.query_blocks is None else settings.query_blocks,
     )
 
 
@@ -174,14 +172,9 @@ class MVPMethod(Method):
             raw = self.head(inputs)
             return mask_logits(raw if soft_mask is None else soft_mask * raw, allowed)
 
+        unscaled = scaled = logits_of(features)
         if settings.feature_scaling:
-            with torch.no_grad():
-                unscaled = logits_of(features)
-            divisor = losses.feature_divisor(features, self.head.weight, targets, settings.margin)
-            scaled = logits_of(features / divisor)
-        else:
-            scaled = logits_of(features)
-            unscaled = scaled.detach()
+            scaled = logits_of(features / losses.feature_divisor(features, self.head.weight, targets, settings.margin))
         cross_entropy = F.cross_entropy(scaled, targets, reduction="none")
         dissimilarity = losses.gradient_dissimilarity(features, unscaled, targets, soft_mask)
         classification = losses.FOCAL_LOSSES[self.switches.focal](
@@ -242,10 +235,16 @@ def _check(settings: MVPSettings, switches: Switches, depth: int) -> None:
     beyond = [layer for layer in (*settings.general_layers, *settings.expert_layers) if layer >= depth]
     if beyond:
         raise StrategyError(
-            f"strategy.general_layers/expert_layers name block {beyond[0]}, but the backbone has blocks 0 to {depth - 1}"
+            f"strategy.general_layers/expert_layers name block {beyond[0]}: the backbone has blocks 0 to {depth - 1}"
         )
-    if switches.query_blocks > depth:
-        raise StrategyError(f"strategy.query_blocks={switches.query_blocks}: the backbone has {depth} blocks")
+    for key in ("general_layers", "expert_layers"):
+        layers = getattr(settings, key)
+        if len(set(layers)) < len(layers):
+            raise StrategyError(f"strategy.{key}={list(layers)} names a block twice; name each once")
+    if not 1 <= switches.query_blocks <= depth:
+        raise StrategyError(
+            f"strategy.query_blocks={switches.query_blocks}: the backbone has {depth} blocks; set 1 to {depth}"
+        )
     if settings.selection_size > settings.pool_size:
         raise StrategyError(
             f"strategy.selection_size={settings.selection_size}: at most pool_size={settings.pool_size} can be chosen"

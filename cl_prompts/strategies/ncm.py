@@ -6,13 +6,16 @@ the stream cannot change the result beyond rounding in float64.
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cl_prompts.backbones import FrozenViT
+from cl_prompts.masks import FINITE_FILL, mask_logits
 from cl_prompts.strategies.base import ContinualStrategy
-from cl_prompts.strategies.declaration import ClassVar, Field, Literal, Needs, StrategySettings
+from cl_prompts.strategies.declaration import Field, Needs, StrategySettings
 from cl_prompts.strategies.method import Method
 
 
@@ -57,10 +60,11 @@ class NCMMethod(Method):
         return self.backbone.query(images)
 
     def forward(self, images: Tensor, query: Tensor | None = None) -> Tensor:
-        """Scores of all classes (batch, classes) float32; a class without a sample has a zero mean."""
+        """Scores of all classes (batch, classes) float32; `FINITE_FILL` for a class without a sample."""
         features = self.query(images) if query is None else query
         means = self.sums / self.counts.clamp(min=1)[:, None]
-        return self.scores(features.double(), means).float()
+        # The zero mean of a class without a sample is a place like any other: it must not attract.
+        return mask_logits(self.scores(features.double(), means).float(), self.counts > 0, FINITE_FILL)
 
     @torch.no_grad()
     def fit(self, images: Tensor, targets: Tensor) -> None:

@@ -7,6 +7,8 @@ the position code of the class token. The released mask (classes of the batch) b
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from cl_prompts.errors import StrategyError
 from cl_prompts.masks import mask_logits
 from cl_prompts.prompts.layout import merge, projected_prefixes_by_layer
 from cl_prompts.strategies.base import ContinualStrategy
-from cl_prompts.strategies.declaration import ClassVar, Field, Literal, Needs, StrategySettings
+from cl_prompts.strategies.declaration import Field, Needs, StrategySettings
 from cl_prompts.strategies.method import Method, TrainingOutputs, make_head
 
 
@@ -68,13 +70,12 @@ class SinglePromptMethod(Method):
         """One update's loss: `classification`, the cross-entropy of the competing classes."""
         features = self._features(images)
         logits = mask_logits(self.head(features), allowed)
-        return TrainingOutputs({"classification": F.cross_entropy(logits, targets)}, logits.detach(), features)
+        return TrainingOutputs({"classification": F.cross_entropy(logits, targets)}, logits, features)
 
     def _features(self, images: Tensor) -> Tensor:
         settings = self.settings
-        rows = self.prompt
-        if settings.position_code:
-            rows = rows + self.backbone.position_of_class_token
+        code = self.backbone.position_of_class_token if settings.position_code else None
+        rows = self.prompt if code is None else self.prompt + code
         insertions = projected_prefixes_by_layer(rows[None], range(settings.prompt_layers), settings.prompt_length)
         return self.backbone(images, merge(insertions))
 
