@@ -80,11 +80,14 @@ class Composer:
         self.loader = hydra_app.config_loader
         self.config_name = config_name
         self.silent_words = [] if config_name == PRIMARY else list(_SILENT_HYDRA)
-        self._cache: dict[tuple[str, ...], Composition] = {}
+        self._choices: dict[str, list[str]] = {}
+        self._compositions: dict[tuple[str, ...], Composition] = {}
 
     def choices(self, group: str) -> list[str]:
         """Files of a group, in the package's and the user's folders, sorted."""
-        return sorted(self.loader.get_group_options(group, ObjectType.CONFIG))
+        if group not in self._choices:
+            self._choices[group] = sorted(self.loader.get_group_options(group, ObjectType.CONFIG))
+        return self._choices[group]
 
     def choice_file(self, group: str, choice: str) -> Path | None:
         """Where the config of a choice lies; None if it is not a file."""
@@ -101,9 +104,9 @@ class Composer:
             CompositionError: a file that is not there, not YAML, or asks for something that does not exist.
         """
         words = (*self.silent_words, *(f"{group}={choice}" for group, choice in choices.items()), *hydra_words)
-        if words not in self._cache:
-            self._cache[words] = self._composed(words)
-        return self._cache[words]
+        if words not in self._compositions:
+            self._compositions[words] = self._composed(words)
+        return self._compositions[words]
 
     def _composed(self, words: tuple[str, ...]) -> Composition:
         try:
@@ -150,13 +153,15 @@ def open_composer(
             provider="command-line", path=f"file://{own}", anchor=SearchPathQuery(provider="schema", path=None)
         )
     hydra.version.setbase("1.3")
+    around = GlobalHydra.instance().hydra  # a Hydra program that calls us keeps its own
+    GlobalHydra.instance().clear()
     app = Hydra.create_main_hydra2(task_name="cl-prompts", config_search_path=search_path)
     try:
         composer = Composer(app, config_name or PRIMARY)
         _require_primary(composer)
         yield composer
     finally:
-        GlobalHydra.instance().clear()
+        GlobalHydra.instance().hydra = around
 
 
 def _missing_file(error: MissingConfigException) -> str:

@@ -11,6 +11,8 @@ from cl_prompts.errors import UserError
 
 SUCCESS, FAILURE, WRONG_CONFIG, INTERRUPTED = 0, 1, 2, 130
 
+_ADVICE = " (unexpected; run again with debug=true to see where)"
+
 
 def print_error(line: str) -> None:
     """One line on the error stream."""
@@ -19,9 +21,11 @@ def print_error(line: str) -> None:
 
 def report_failure(error: Exception, *, debug: bool) -> int:
     """Print an error of a run as one line, with its traceback if `debug`; returns the exit code."""
+    line = failure_text(error)
     if debug:
         traceback.print_exception(error)
-    print_error(failure_text(error))
+        line = line.removesuffix(_ADVICE)
+    print_error(line)
     return FAILURE
 
 
@@ -32,7 +36,7 @@ def failure_text(error: Exception) -> str:
     for applies, text in _KNOWN:
         if applies(error):
             return text
-    return f"{type(error).__name__}: {_first_line(error)} (unexpected; run again with debug=true to see where)"
+    return f"{type(error).__name__}: {_first_line(error)}{_ADVICE}"
 
 
 def _first_line(error: Exception) -> str:

@@ -137,12 +137,12 @@ class RunConfig(RunSettings):
     @property
     def dataset_name(self) -> str:
         """The word after `dataset=`."""
-        return choice_name(self.dataset)
+        return _choice_name(self.dataset)
 
     @property
     def strategy_name(self) -> str:
         """The word after `strategy=`."""
-        return choice_name(self.strategy)
+        return _choice_name(self.strategy)
 
     @property
     def plan_seed(self) -> int:
@@ -161,7 +161,11 @@ class RunConfig(RunSettings):
 
     def strategy_arguments(self) -> dict[str, Any]:
         """The method's settings as keyword arguments: the keys of `strategy` without `name`."""
-        return settings_arguments(self.strategy)
+        return _arguments(self.strategy)
+
+    def dataset_arguments(self) -> dict[str, Any]:
+        """The data set's settings as keyword arguments: the keys of `dataset` without `name`."""
+        return _arguments(self.dataset)
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML, every key resolved; reads back with `--config-dir` and `--config-name`."""
@@ -181,12 +185,12 @@ def _name_first(record: dict[str, Any]) -> dict[str, Any]:
     return {"name": record["name"], **record}
 
 
-def choice_name(settings: Settings) -> str:
+def _choice_name(settings: Settings) -> str:
     """The `name` of a group's record."""
     return str(settings.name)  # type: ignore[attr-defined]
 
 
-def settings_arguments(settings: Settings) -> dict[str, Any]:
+def _arguments(settings: Settings) -> dict[str, Any]:
     """A group's record as a dictionary without its `name`; tuples stay tuples."""
     return {key: getattr(settings, key) for key in type(settings).model_fields if key != "name"}
 

@@ -110,7 +110,7 @@ class _Check:
         key = ".".join(part for part in (group, leaf) if part)
         if not leaf:
             return f"{key}={self.names.get(group, '')}: {_reason(details)}"
-        if details["type"] == "missing":
+        if leaf not in values:
             return f"{key}: must be given, {field_texts(schema)[leaf].allowed}"
         start = f"{key}={value_text(values[leaf])}: "
         if details["type"] == "extra_forbidden":

@@ -1,0 +1,148 @@
+"""Config files against schemas: what a file says is what the code does by default, and every file composes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import cl_prompts
+from cl_prompts.runs.compose import config_folder, open_composer
+from cl_prompts.runs.help import summary
+from cl_prompts.runs.request import read_request
+from cl_prompts.runs.schema import GROUPS, RunSettings, group_schema
+
+CONFIGS = config_folder()
+FILES = sorted(CONFIGS.glob("*/*.yaml"))
+GROUP_FILES = [path for path in FILES if path.parent.name in GROUPS]
+MUST_DIFFER_FROM_DEFAULT = {
+    # group/name -> keys whose values make the choice what it is; every other value is the schema's default
+    "scenario/i_blurry": {"varying"},
+    "scenario/disjoint": {"varying", "disjoint_class_pct", "blurry_sample_pct"},
+    "scenario/iid": {"varying", "disjoint_class_pct", "blurry_sample_pct", "allow_home"},
+    "protocol/si_blurry": {"stream_batch", "augmentation", "augment_per", "eval_every", "anytime_rule"},
+    "protocol/single_prompt": {"stream_batch", "augmentation", "train_mask", "eval_every", "anytime_rule"},
+}
+
+
+def name_of(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def content(path: Path) -> dict:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def composer():
+    with open_composer() as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("path", GROUP_FILES, ids=name_of)
+def test_a_group_file_has_every_key_of_its_schema_and_is_named_like_its_choice(path):
+    values = content(path)
+    assert values["name"] == path.stem
+    assert next(iter(values)) == "name"
+    assert set(values) == set(group_schema(path.parent.name, path.stem).model_fields)
+
+
+@pytest.mark.parametrize("path", [path for path in GROUP_FILES if path.parent.name != "backbone"], ids=name_of)
+def test_values_are_the_defaults_of_the_schema_but_for_what_defines_the_choice(path):
+    schema = group_schema(path.parent.name, path.stem)
+    differ = {
+        key
+        for key, value in dict(schema.model_validate(content(path))).items()
+        if key != "name" and value != schema.model_fields[key].default
+    }
+    assert differ == MUST_DIFFER_FROM_DEFAULT.get(name_of(path), set())
+
+
+def test_the_primary_file_has_the_defaults_of_the_schema():
+    values = content(CONFIGS / "run.yaml")
+    own = {key: value for key, value in values.items() if key not in ("defaults", "hydra")}
+    assert own == RunSettings().model_dump()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_file_opens_with_its_summary_and_its_command(path, composer):
+    comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    texts = [line for line in comments if not line.startswith("# @")]
+    assert summary(composer, path.parent.name, path.stem) == texts[0].lstrip("# ") != ""
+    if path.parent.name in ("scenario", "strategy", "protocol", "experiment"):
+        assert texts[1].startswith("# python run.py ")
+
+
+def commands(path: Path) -> list[str]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.removeprefix("# python run.py ") for line in lines if line.startswith("# python run.py ")]
+
+
+@pytest.mark.parametrize("path", [CONFIGS / "run.yaml", *FILES], ids=name_of)
+def test_the_command_of_a_file_is_accepted(path, composer, tmp_path):
+    weights = tmp_path / "weights.npz"
+    weights.write_bytes(b"")
+    for command in commands(path):
+        words = re.sub(r"/path/to/\S+\.(npz|safetensors|pth)", str(weights), command).split()
+        request = read_request(composer, [word for word in words if word != "-m"], multirun="-m" in words)
+        assert not request.problems
+        assert request.configs
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name == "experiment"], ids=name_of)
+def test_an_experiment_composes_and_is_recorded(path, composer):
+    choices = {"backbone.checkpoint": "untrained"} if path.stem == "mvp_cifar100" else {}
+    words = [f"experiment={path.stem}", *(f"{key}={value}" for key, value in choices.items())]
+    request = read_request(composer, words, multirun=False)
+    assert request.problems == ()
+    (config,) = request.configs
+    assert config.experiment == path.stem
+    assert config.strategy_name == "mvp"
+
+
+def parts(composer, experiment: str) -> tuple:
+    (config,) = read_request(composer, [f"experiment={experiment}"], multirun=False).configs
+    strategy = config.strategy
+    return strategy.logit_mask, strategy.contrast, strategy.focal, strategy.feature_scaling, strategy.route
+
+
+def test_the_ablation_grid_switches_what_its_names_say(composer):
+    full = (True, "released", "batch", True, "count")
+    grid = {
+        "mvp_base": (False, "none", "none", False, "count"),
+        "mvp_mask": (True, "none", "none", False, "count"),
+        "mvp_contrastive": (False, "released", "none", False, "count"),
+        "mvp_focal_batch": (False, "none", "batch", False, "count"),
+        "mvp_focal_sample": (False, "none", "sample", False, "count"),
+        "mvp_feature_scaling": (False, "none", "none", True, "count"),
+        "mvp_mask_contrastive": (True, "released", "none", False, "count"),
+        "mvp_focal_feature_scaling": (False, "none", "batch", True, "count"),
+        "mvp_all_released": full,
+        "mvp_all_paper": (True, "per_query", "sample", True, "count"),
+        "mvp_plain_routing": (*full[:4], "plain"),
+        "mvp_without_mask": (False, *full[1:]),
+        "mvp_without_contrastive": (True, "none", "batch", True, "count"),
+        "mvp_without_focal": (True, "released", "none", True, "count"),
+        "mvp_without_feature_scaling": (True, "released", "batch", False, "count"),
+    }
+    assert {name: parts(composer, name) for name in grid} == grid
+
+
+def test_the_default_protocol_gives_enough_updates_and_points():
+    protocol = content(CONFIGS / "protocol" / "online.yaml")
+    training_images = 1437
+    assert training_images // protocol["stream_batch"] * protocol["updates_per_batch"] >= 300
+    assert training_images // protocol["eval_every"] >= 20
+
+
+def test_the_published_protocol_has_the_values_of_the_published_script():
+    protocol = content(CONFIGS / "protocol" / "si_blurry.yaml")
+    assert (protocol["stream_batch"], protocol["updates_per_batch"], protocol["lr"]) == (64, 3, 0.005)
+    assert (protocol["optimizer"], protocol["eval_every"], protocol["anytime_rule"]) == ("adam", 1000, "official")
+
+
+def test_the_version_is_the_one_of_the_distribution():
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    assert re.search(r'^version = "(.+)"$', text, re.M).group(1) == cl_prompts.__version__

@@ -1,0 +1,224 @@
+"""From words of the command line to checked jobs: parsing, choices, sweeps, and equality with Hydra's composition."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from cl_prompts.errors import UserError
+from cl_prompts.runs.compose import open_composer
+from cl_prompts.runs.request import read_request
+
+
+@pytest.fixture(scope="module")
+def composer():
+    with open_composer() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def own_composer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own configs")
+    files = {
+        "strategy/mvp_small.yaml": "# My small MVP\nname: mvp\npool_size: 4\n",
+        "experiment/bad_choice.yaml": "# @package _global_\n# x\ndefaults:\n  - override /strategy: mvpp\n",
+        "experiment/bad_key.yaml": "# @package _global_\n# x\nprotocol:\n  lrr: 3\n  lr: fast\nfoo: 1\n",
+        "experiment/broken.yaml": "# @package _global_\n# x\nprotocol:\n  lr: 1\n lr: [}\n",
+        "experiment/sweep.yaml": (
+            "# @package _global_\n# x\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 1,2\n"
+        ),
+    }
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    with open_composer(config_dir=str(folder)) as opened:
+        yield opened
+
+
+def problems(composer, *words, multirun=False):
+    request = read_request(composer, words, multirun=multirun)
+    assert bool(request.problems) != bool(request.configs)
+    return list(request.problems)
+
+
+def configs(composer, *words, multirun=False):
+    request = read_request(composer, words, multirun=multirun)
+    assert request.problems == ()
+    return request.configs
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["seed=3", "protocol.lr=1e-3", "strategy.general_layers=[0]"],
+        ["experiment=mvp_mask", "strategy.pool_size=3", "name=x1"],
+        ["strategy=ncm", "scenario=iid", "protocol=si_blurry", "+seed=4", "++scenario.n_sessions=3"],
+        ["output=/tmp/some folder/${strategy.name}", "name='${scenario.name}_${seed}'"],
+        ["dataset.train_per_class=5", "scenario.plan=null", "tensorboard=False"],
+    ],
+)
+def test_what_is_checked_is_what_hydra_runs(composer, words):
+    """Our application of `key=value` words to the files gives exactly the configuration of Hydra's own composition."""
+    request = read_request(composer, words, multirun=False)
+    (config,) = request.configs
+    cfg = composer.loader.load_configuration("run", list(request.hydra_words), RunMode.RUN)
+    by_hydra = OmegaConf.to_container(cfg, resolve=True)
+    by_hydra["experiment"] = by_hydra["hydra"]["runtime"]["choices"]["experiment"]
+    del by_hydra["hydra"]
+    assert config.model_dump(mode="json") == by_hydra
+
+
+def test_a_plus_means_the_same_as_none_and_unknown_keys_stay_unknown(composer):
+    assert configs(composer, "+seed=4")[0].seed == 4
+    assert configs(composer, "++strategy.pool_size=4")[0].strategy.pool_size == 4
+    for sign in ("", "+", "++"):
+        (problem,) = problems(composer, f"{sign}strategy.foo=1")
+        assert problem.startswith("strategy.foo=1: unknown key; strategy=mvp has variant, pool_size")
+
+
+def test_the_last_of_two_words_counts(composer):
+    (config,) = configs(composer, "seed=1", "strategy=mvp", "seed=2", "strategy=ncm")
+    assert (config.seed, config.strategy_name) == (2, "ncm")
+
+
+def test_a_tilde_is_the_home_folder(composer):
+    assert configs(composer, "output=~/some runs")[0].output == f"{Path.home()}/some runs"
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("strategy=mpv", "strategy=mpv: did you mean mvp? choose one of linear_probe, mvp, ncm, single_prompt"),
+        ("strategy=MVP", "strategy=MVP: did you mean mvp? choose one of linear_probe, mvp, ncm, single_prompt"),
+        ("strategy=si_blurry", "strategy=si_blurry: si_blurry is a choice of scenario, write scenario=si_blurry; "),
+        ("strategy=[mvp,ncm]", "strategy=[mvp,ncm]: choose one of"),
+        ("strategy=null", "strategy=null: choose one of"),
+        ("strategy=", "strategy=: choose one of"),
+        ("protocol=7", "protocol=7: choose one of online"),
+        ("experiment=mvp_bas", "experiment=mvp_bas: did you mean mvp_base?"),
+        ("strategy", "strategy: write key=value, for example strategy=mvp"),
+        ("name=a=b", "name=a=b: cannot be read; put a value with special characters in two pairs of quotes"),
+        ("~strategy", "~strategy: nothing can be taken out of a configuration"),
+        ("~strategy.pool_size", "~strategy.pool_size: nothing can be taken out"),
+        ("strategy@other=mvp", "strategy@other=mvp: a package (@) cannot be given; write strategy=..."),
+        ("strategy.name=ncm", "strategy.name=ncm: set by the choice of strategy; write strategy=..."),
+        ("strategy=mvp,ncm", "strategy=mvp,ncm: several choices need -m, one run for each"),
+        ("seed=1,2", "seed=1,2: several values need -m, one run for each; a list is written seed=[1,2]"),
+        ("name=${nothing}", "name: Interpolation key 'nothing' not found"),
+        ("protocol.lr.x=1", "protocol.lr={x:1}: must be a number greater than 0 (default 0.005)"),
+        ("hydra.foo=1", "hydra.foo=1: Hydra has no such setting; see --hydra-help"),
+        ("hydra/launcher=nowhere", "hydra/launcher=nowhere: choose one of basic"),
+        ("hydra/sweeper=basic,other", "hydra/sweeper=basic,other: Hydra's own settings cannot be swept"),
+    ],
+)
+def test_a_word_that_cannot_be_used_is_one_line(composer, word, text):
+    (problem,) = problems(composer, word)
+    assert problem.startswith(text)
+    assert "\n" not in problem
+
+
+def test_a_misspelt_choice_does_not_hide_the_other_errors(composer):
+    found = problems(
+        composer, "strategy=mpv", "strategy.pool_sise=3", "seed=-1", "~name", "dataset=xyzxyz", "dataset.q=1"
+    )
+    assert [problem.split(":")[0] for problem in found] == [
+        "~name",
+        "strategy=mpv",
+        "dataset=xyzxyz",
+        "seed=-1",
+        "strategy.pool_sise=3",
+    ]
+
+
+def test_an_experiment_yields_to_the_command_line(composer):
+    (config,) = configs(composer, "experiment=mvp_mask", "strategy.logit_mask=false")
+    assert not config.strategy.logit_mask
+    found = problems(composer, "experiment=mvp_mask", "strategy=ncm")
+    assert "strategy=ncm has no such key; strategy=mvp has it (set by experiment=mvp_mask)" in found[0]
+
+
+def test_a_sweep_is_every_combination_in_order(composer):
+    found = configs(composer, "strategy=mvp,ncm", "seed=range(1,3)", "protocol.lr=0.1", multirun=True)
+    assert [(config.strategy_name, config.seed, config.protocol.lr) for config in found] == [
+        ("mvp", 1, 0.1),
+        ("mvp", 2, 0.1),
+        ("ncm", 1, 0.1),
+        ("ncm", 2, 0.1),
+    ]
+    names = [config.experiment for config in configs(composer, "experiment=glob(mvp_without_*)", multirun=True)]
+    assert names == [f"mvp_without_{part}" for part in ("contrastive", "feature_scaling", "focal", "mask")]
+
+
+def test_every_combination_of_a_sweep_is_checked_and_each_line_comes_once(composer):
+    found = problems(composer, "strategy=mvp,ncm,mpv", "seed=1,-2,-3", "protocol.lr=0", multirun=True)
+    assert found == [
+        "protocol.lr=0: must be a number greater than 0 (default 0.005)",
+        "seed=-2: must be a whole number of at least 0 (default 1)",
+        "seed=-3: must be a whole number of at least 0 (default 1)",
+        "strategy=mpv: did you mean mvp? choose one of linear_probe, mvp, ncm, single_prompt",
+    ]
+
+
+def test_jobs_of_a_sweep_do_not_share_a_folder(composer):
+    (problem,) = problems(composer, "seed=1,2", "name=x", multirun=True)
+    assert problem.startswith("name=x: 2 runs of this sweep would share one folder")
+    assert len(configs(composer, "seed=1,2", "name=x_${seed}", multirun=True)) == 2
+
+
+def test_files_of_the_user_are_choices_and_their_missing_keys_have_defaults(own_composer):
+    request = read_request(own_composer, ["strategy=mvp_small", "strategy.alpha=0.1"], multirun=False)
+    (config,) = request.configs
+    assert (config.strategy_name, config.strategy.pool_size, config.strategy.alpha) == ("mvp", 4, 0.1)
+    # Hydra itself refuses a key that its files do not have, unless told to add it.
+    assert "++strategy.alpha=0.1" in request.hydra_words
+
+
+def test_errors_in_files_of_the_user_name_the_file_or_key(own_composer):
+    assert problems(own_composer, "experiment=bad_choice") == [
+        "a config file asks for strategy/mvpp, which does not exist; "
+        "choose one of linear_probe, mvp, mvp_small, ncm, single_prompt"
+    ]
+    assert sorted(problems(own_composer, "experiment=bad_key")) == [
+        "foo=1: unknown key; see --help for all keys (set by experiment=bad_key)",
+        "protocol.lr=fast: must be a number greater than 0 (default 0.005) (set by experiment=bad_key)",
+        "protocol.lrr=3: unknown key; did you mean protocol.lr? (set by experiment=bad_key)",
+    ]
+    (problem,) = problems(own_composer, "experiment=broken")
+    assert "broken.yaml" in problem
+    assert "\n" not in problem
+
+
+def test_a_file_can_ask_for_a_sweep(own_composer):
+    request = read_request(own_composer, ["experiment=sweep"], multirun=False)
+    assert request.multirun
+    assert [config.seed for config in request.configs] == [1, 2]
+
+
+def test_a_run_starts_again_from_its_written_configuration(tmp_path):
+    with open_composer() as composer:
+        (first,) = configs(composer, "experiment=mvp_mask", "seed=5")
+    (tmp_path / "config.yaml").write_text(first.to_yaml())
+    with open_composer(config_dir=str(tmp_path), config_name="config") as composer:
+        assert configs(composer) == (first,)
+        # Hydra must not fall back to its own output folders.
+        words = read_request(composer, ["strategy.pool_size=3"], multirun=False).hydra_words
+        cfg = composer.loader.load_configuration("config", list(words), RunMode.RUN)
+        assert (cfg.hydra.run.dir, cfg.hydra.output_subdir, cfg.strategy.pool_size) == (".", None, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"config_dir": "/nowhere/at/all"}, "--config-dir /nowhere/at/all: there is no such folder"),
+        ({"config_name": "rum"}, "--config-name rum: no such file; did you mean run?"),
+    ],
+)
+def test_folders_and_primary_files_that_are_not_there(arguments, text):
+    with pytest.raises(UserError) as caught, open_composer(**arguments):
+        pass
+    assert str(caught.value) == text
