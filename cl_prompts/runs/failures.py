@@ -49,8 +49,11 @@ def _is_torchvision_mismatch(error: Exception) -> bool:
 
 
 def _is_avalanche_home(error: Exception) -> bool:
-    """`import avalanche` writes `.avalanche` into the home folder and fails where it cannot."""
-    return isinstance(error, OSError) and ".avalanche" in Path(str(error.filename or "")).parts
+    """`import avalanche` writes `.avalanche` into the home folder and fails there, or at a folder above it."""
+    if not isinstance(error, OSError) or not error.filename:
+        return False
+    failed, wanted = Path(str(error.filename)), Path.home() / ".avalanche"
+    return failed.is_relative_to(wanted) or wanted.is_relative_to(failed)
 
 
 _KNOWN: tuple[tuple[Callable[[Exception], bool], str], ...] = (

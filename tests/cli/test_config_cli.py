@@ -69,7 +69,9 @@ def call(folder, monkeypatch, capsys):
         14: RuntimeError("not foreseen\nsecond line"),
         15: KeyboardInterrupt(),
         16: RuntimeError("operator torchvision::nms does not exist"),
-        17: PermissionError(13, "Permission denied", "/home/someone/.avalanche"),
+        17: PermissionError(13, "Permission denied", str(Path.home() / ".avalanche")),
+        20: FileNotFoundError(2, "No such file or directory", str(Path.home())),
+        21: OSError(28, "No space left on device", "/somewhere/else"),
     }
 
     def execute(config):
@@ -212,6 +214,8 @@ def test_a_run_starts_where_it_was_called_and_leaves_nothing_of_hydra(folder):
         (15, 130, "error: interrupted\n"),
         (16, 1, "error: torch and torchvision are different builds"),
         (17, 1, "error: Avalanche cannot write its settings into the folder .avalanche of your home folder"),
+        (20, 1, "error: Avalanche cannot write its settings into the folder .avalanche of your home folder"),
+        (21, 1, "error: OSError: [Errno 28] No space left on device: '/somewhere/else' (unexpected"),
         (18, 130, "error: interrupted\n"),
         (19, 1, ""),
     ],
