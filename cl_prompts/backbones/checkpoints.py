@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import math
 import re
@@ -73,7 +74,9 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        state = load_state_dict(str(path), device="cpu", weights_only=True)
+        # Training checkpoints often hold their command line; a Namespace is data and runs no code.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state = load_state_dict(str(path), device="cpu", weights_only=True)
     except Exception as error:  # what a damaged file raises depends on where the damage is
         raise unreadable(path, error) from error
     for wrapper in ("model", "state_dict"):  # some files are wrapped twice; timm opened the outer one

@@ -301,11 +301,17 @@ def test_jax_misfits_are_named(source, tmp_path, change, named):
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"reg_tokens": 2, "no_embed_class": True}, {"init_values": 1.0}, {"pos_embed": "none"}, {"fc_norm": True}],
+    "changes, named",
+    [
+        ({"init_values": 1.0}, "fits plain Vision Transformers only"),
+        ({"qk_norm": True}, "no weights for .*q_norm.*fits plain Vision Transformers only"),
+        ({"pos_embed": "none"}, "fits plain Vision Transformers only"),
+        ({"reg_tokens": 2, "no_embed_class": True}, r"pos_embedding \(1, 17, 24\)"),
+        ({"fc_norm": True}, "unexpected: Transformer/encoder_norm"),
+    ],
 )
-def test_jax_files_cannot_fill_other_makes(source, tmp_path, changes):
-    with pytest.raises(BackboneError, match=r"w\.npz"):
+def test_jax_files_cannot_fill_other_makes(source, tmp_path, changes, named):
+    with pytest.raises(BackboneError, match=rf"w\.npz.*{named}"):
         load_checkpoint(empty(**changes), write_jax(source, tmp_path / "w.npz"))
 
 

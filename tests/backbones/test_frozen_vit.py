@@ -161,13 +161,23 @@ def test_position_of_class_token(model):
         assert position is None
 
 
-class GatedBlockModel(VisionTransformer):
+class OtherTransformer(VisionTransformer):
     pass
 
 
 def _gated():
     model = VisionTransformer(**TINY)
-    model.blocks[1].attn = Attention(24, num_heads=3, gated=True)
+    model.blocks[1].attn.gate = nn.Linear(24, 24)
+    return model
+
+
+class OtherAttention(Attention):
+    pass
+
+
+def _other_attention():
+    model = VisionTransformer(**TINY)
+    model.blocks[1].attn = OtherAttention(24, num_heads=3)
     return model
 
 
@@ -188,10 +198,10 @@ TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads
         (lambda: Beit(**TINY), "Beit"),
         (lambda: VisionTransformer(**TINY, block_fn=ParallelScalingBlock), "ParallelScalingBlock"),
         (lambda: VisionTransformer(**TINY, block_fn=ResPostBlock), "ResPostBlock"),
-        (lambda: VisionTransformer(**(TINY | {"num_heads": 2}), attn_layer="diff"), "DiffAttention"),
+        (_other_attention, "OtherAttention"),
         (lambda: timm.create_model("resnet10t", num_classes=0), "ResNet"),
         (lambda: timm.create_model("swin_tiny_patch4_window7_224", num_classes=0), "SwinTransformer"),
-        (lambda: GatedBlockModel(**TINY), "GatedBlockModel"),
+        (lambda: OtherTransformer(**TINY), "OtherTransformer"),
         (_gated, "gated attention"),
         (_other_projection, "Sequential"),
         (lambda: VisionTransformer(**TINY, global_pool=""), "global_pool"),

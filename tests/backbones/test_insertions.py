@@ -146,6 +146,19 @@ def test_gradients_of_trimmed_and_full_passes_agree_and_reach_prompts_only(froze
         assert all(torch.equal(value, weights[name]) for name, value in backbone.state_dict().items())
 
 
+@pytest.mark.parametrize("make, read", [("plain", 1), ("distilled", 2), ("average_pool", 16), ("attention_pool", 16)])
+def test_only_rows_that_are_read_are_computed(frozen, make, read):
+    backbone, images = frozen(make)
+    rows = []
+    for block in backbone.model.blocks:
+        block.mlp.register_forward_hook(lambda _module, inputs, _output: rows.append(inputs[0].shape[1]))
+    tokens = backbone.tokens(images).shape[1]
+    backbone(images, {0: [FORMS["T*"](1, 1)], 1: [FORMS["T"](1, 1)]})
+    backbone.query(images)
+    kept = tokens + 4
+    assert rows == [tokens, kept, kept if read == 16 else read, tokens, tokens, read]
+
+
 def test_blocks_before_the_first_prompt_leave_no_graph(frozen):
     backbone, images = frozen()
     modes = []
@@ -176,15 +189,24 @@ def test_order_inside_a_block_changes_no_number(frozen):
     torch.testing.assert_close(forwards, backwards, rtol=1e-12, atol=1e-12)
 
 
-def test_mixed_precision_stays_close_and_finite(frozen):
+def test_mixed_precision_stays_close_and_fast(frozen, monkeypatch):
+    attend, dtypes = torch.nn.functional.scaled_dot_product_attention, set()
+
+    def recorded(query, key, value, **options):
+        dtypes.update((query.dtype, key.dtype, value.dtype))
+        return attend(query, key, value, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", recorded)
     backbone, images = frozen(double=False)
     insertions = {0: [TokenPrompts(prompt(1, 2, 24).float())], 1: [Prefix(*prompt(2, 3, 4, 24).float())]}
     insertions[2] = [Prefix(*prompt(2, 3, 4, 24, seed=5).float(), space="projected")]
     expected = backbone(images, insertions)
+    dtypes.clear()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for trim in (True, False):
             result = backbone(images, insertions, trim=trim).float()
             assert (result - expected).abs().max() < 0.06 * expected.abs().max()
+    assert dtypes == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import timm
 import torch
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
@@ -18,7 +19,6 @@ MAKES = {
     "average_pool_beside_class_token": {"global_pool": "avg", "reg_tokens": 1},
     "maximum_pool": {"global_pool": "max", "fc_norm": False},
     "attention_pool": {"class_token": False, "global_pool": "map"},
-    "refining_pool": {"global_pool": "prr"},
     "layer_scale": {"init_values": 0.1},
     "query_key_norm": {"qk_norm": True},
     "attention_output_norm": {"scale_attn_norm": True},
@@ -29,6 +29,8 @@ MAKES = {
     "patch_14": {"patch_size": 14, "img_size": 28},
     "dynamic_size": {"dynamic_img_size": True},
 }
+if hasattr(timm.layers, "AttentionPoolPrr"):
+    MAKES["refining_pool"] = {"global_pool": "prr"}
 
 
 def make_model(make: str, seed: int = 0) -> VisionTransformer:
