@@ -57,10 +57,11 @@ class _Draws:
         self.libraries = {"torch": str(torch.__version__)}
 
     def permutation(self, size: int) -> IntegerArray:
+        """Order of `size` things; none leave the random state as it is."""
         return self._torch.randperm(size, generator=self._generator).numpy()
 
     def random_cuts(self, size: int) -> IntegerArray:
-        """Borders `(sessions + 1,)` of runs of random length over `size` things; the last run is never empty."""
+        """Borders `(sessions + 1,)` of runs of random length over `size` things, without a draw if there are none."""
         cuts = np.zeros(self._sessions + 1, dtype=np.int64)
         if size > 0:
             drawn = self._torch.randint(0, size, (self._sessions - 1,), generator=self._generator)
@@ -86,31 +87,22 @@ def _sample(
     fixed = _by_session(labels, home, kind == DISJOINT, sessions)
     own = _by_session(labels, home, kind == BLURRY, sessions)
     held = np.array([len(part) for part in own])
-    if settings.varying:
-        quota = int(held.sum()) * pct // 100
-        pool_is_drawn = quota > 0
-        take = np.diff(cuts(quota)) if pool_is_drawn else np.zeros(sessions, dtype=np.int64)
-    else:
-        pool_is_drawn = True
-        take = held * pct // 100
-    pooled = 0
-    if pool_is_drawn:
-        # The first samples in data set order, and fewer than asked for where a session holds fewer.
-        pool = np.concatenate([part[:count] for part, count in zip(own, take, strict=True)])
-        pool = pool[draws.permutation(len(pool))]
-        pooled = len(pool)
-        give = take if settings.varying else np.full(sessions, pooled // sessions)
-        ends = np.cumsum(give)
-        own = [
-            np.concatenate([part[count:], pool[end - given : end]])
-            for part, count, end, given in zip(own, take, ends, give, strict=True)
-        ]
+    take = np.diff(cuts(int(held.sum()) * pct // 100)) if settings.varying else held * pct // 100
+    # The first samples in data set order, and fewer than asked for where a session holds fewer.
+    pool = np.concatenate([part[:count] for part, count in zip(own, take, strict=True)])
+    pool = pool[draws.permutation(len(pool))]
+    give = take if settings.varying else np.full(sessions, len(pool) // sessions)
+    ends = np.cumsum(give)
+    own = [
+        np.concatenate([part[count:], pool[end - given : end]])
+        for part, count, end, given in zip(own, take, ends, give, strict=True)
+    ]
     streams = [np.concatenate(parts) for parts in zip(fixed, own, strict=True)]
     return SampledStream(
         sessions=tuple(stream[draws.permutation(len(stream))] for stream in streams),
         class_kind=kind,
         home_session=home,
-        pooled_samples=pooled,
+        pooled_samples=len(pool),
         libraries=draws.libraries,
     )
 

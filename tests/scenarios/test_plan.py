@@ -315,14 +315,17 @@ def test_missing_plan_is_refused(tmp_path):
         StreamPlan.load(tmp_path / "nowhere")
 
 
-def test_an_interrupted_write_leaves_the_old_plan(tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", ["write", "rename"])
+def test_an_interrupted_write_leaves_the_old_plan(tmp_path, monkeypatch, step):
     small_plan().save(tmp_path)
 
-    def fail(file, **arrays):
-        file.write(b"half")
+    def fail(*places, **arrays):
+        if arrays:
+            places[0].write(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(_plan_files.np, "savez_compressed", fail)
+    module, name = {"write": (_plan_files.np, "savez_compressed"), "rename": (_plan_files.os, "replace")}[step]
+    monkeypatch.setattr(module, name, fail)
     with pytest.raises(OSError, match="no space left"):
         away_plan().save(tmp_path)
     assert StreamPlan.load(tmp_path) == small_plan()

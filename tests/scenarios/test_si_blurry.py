@@ -16,6 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from scenarios._exact_sampler import _random_spread
 from scenarios.errors import PlanError
 from scenarios.plan import ABSENT, BLURRY, DISJOINT
 from scenarios.si_blurry import SiBlurrySettings, si_blurry_plan
@@ -154,10 +155,17 @@ def test_same_arguments_same_plan(arguments):
     assert torch.equal(torch.random.get_rng_state(), torch_state)
 
 
-def test_the_exact_stream_is_pinned():
+@pytest.mark.parametrize(
+    "varying, sha256",
+    [
+        (True, "9e291c4f639cd522e3c31e097421045446efed310b80f3ca6401b5512e8f6bc4"),
+        (False, "4c90775dad49099e7c1d4681ee3106158799819cc8968fe821c0905ff538c7b9"),
+    ],
+)
+def test_the_exact_stream_is_pinned(varying, sha256):
     """If this hash must change, so must the version of the generator: saved results name it."""
-    plan = si_blurry_plan(BALANCED, n_sessions=5, seed=1)
-    assert plan.sha256 == "9e291c4f639cd522e3c31e097421045446efed310b80f3ca6401b5512e8f6bc4"
+    plan = si_blurry_plan(BALANCED, n_sessions=5, seed=1, varying=varying)
+    assert plan.sha256 == sha256
     assert plan.provenance["generator_version"] == "1"
 
 
@@ -258,6 +266,46 @@ def test_destinations_follow_random_weights_and_avoid_home():
     assert all(plan.effective["blur"] == 1.0 for plan in sizes)
     assert np.median(spread[:30]) > 100  # uniform on the simplex: sizes differ widely
     assert max(spread[30:]) <= 4  # dealt in turn: equal up to one sample a home session
+
+
+def test_destinations_have_the_stated_probabilities():
+    """From home h to s with probability w_s / sum of the other w, which are the first draws of the fourth child."""
+    plan = si_blurry_plan(np.arange(30_000) % 10, n_sessions=4, disjoint_class_pct=0, blurry_sample_pct=100, seed=11)
+    child = np.random.SeedSequence(11).spawn(5)[3]
+    weights = np.random.Generator(np.random.PCG64(child)).standard_exponential(4)
+    for home in range(4):
+        received = plan.counts[:, plan.home_session == home].sum(axis=1)
+        share = np.where(np.arange(4) == home, 0, weights) / (weights.sum() - weights[home])
+        deviation = np.sqrt(received.sum() * share * (1 - share))
+        assert (abs(received - received.sum() * share) <= 5 * deviation).all()
+
+
+class GivenNumbers:
+    """A random source that returns what a test chooses."""
+
+    def __init__(self, weights, uniform):
+        self.weights, self.uniform = np.array(weights), np.array(uniform)
+
+    def standard_exponential(self, size):
+        return self.weights
+
+    def random(self, size):
+        return self.uniform
+
+
+@given(
+    weights=st.lists(st.floats(1e-12, 40), min_size=2, max_size=6),
+    uniform=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=20),
+    data=st.data(),
+)
+@settings(deadline=None, max_examples=100)
+def test_no_rounding_leads_home(weights, uniform, data):
+    sessions = len(weights)
+    homes = np.array([data.draw(st.integers(0, sessions - 1)) for _ in uniform])
+    shape = SiBlurrySettings(n_sessions=sessions)
+    destinations = _random_spread(homes, shape, GivenNumbers(weights, uniform))
+    assert (destinations != homes).all()
+    assert ((destinations >= 0) & (destinations < sessions)).all()
 
 
 def test_equal_sessions_spread_every_class_evenly():
