@@ -26,7 +26,7 @@ METRICS: Mapping[str, str] = MappingProxyType(
         "a_last": "accuracy after the last session",
         "a_last_disjoint": "the same, on the disjoint classes",
         "a_last_blurry": "the same, on the blurry classes",
-        "f_last": "forgetting: best earlier accuracy of a class minus its last",
+        "f_last": "best earlier accuracy of a class minus its last",
     }
 )
 """Names of the metrics in `summary.json` that are fractions, in the order in which they are shown."""

@@ -1,0 +1,40 @@
+"""What a person sees of a run: terminal, TensorBoard, pictures. It reads strategies and changes none."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cl_prompts.logging.console import print_header, print_summary
+    from cl_prompts.logging.pictures import confusion_picture, curve_picture, stream_picture, to_array
+    from cl_prompts.logging.tensorboard import TensorBoardLog
+    from cl_prompts.logging.terminal import TerminalProgress
+
+_MODULE_OF = {
+    "TensorBoardLog": "tensorboard",
+    "TerminalProgress": "terminal",
+    "confusion_picture": "pictures",
+    "curve_picture": "pictures",
+    "print_header": "console",
+    "print_summary": "console",
+    "stream_picture": "pictures",
+    "to_array": "pictures",
+}
+
+__all__ = [
+    "TensorBoardLog",
+    "TerminalProgress",
+    "confusion_picture",
+    "curve_picture",
+    "print_header",
+    "print_summary",
+    "stream_picture",
+    "to_array",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -1,0 +1,87 @@
+"""Pictures show the numbers they are given and leave Matplotlib's global state alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluation_points import small_run
+
+from cl_prompts.logging import confusion_picture, curve_picture, stream_picture, to_array
+from scenarios.si_blurry import si_blurry_plan
+
+
+def written(figure):
+    """Numbers in the cells of the first axes, by (row, column)."""
+    return {
+        (round(t.get_position()[1]), round(t.get_position()[0])): t.get_text()
+        for t in figure.axes[0].texts
+        if t.get_text().isdigit()
+    }
+
+
+def test_stream_picture_writes_the_counts_of_the_plan(plan):
+    figure = stream_picture(plan)
+    columns = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert sorted(columns) == sorted(plan.class_names)
+    kinds = [plan.class_kind[plan.class_names.index(name)] for name in columns]
+    assert kinds == sorted(kinds)
+    shown = written(figure)
+    for row in range(len(plan.sessions)):
+        for column, name in enumerate(columns):
+            count = plan.counts[row, plan.class_names.index(name)]
+            assert shown.get((row, column), "0") == str(count)
+    image = to_array(figure)
+    assert image.dtype == np.uint8
+    assert image.ndim == 3
+    assert image.shape[2] == 3
+    assert image.std() > 10
+
+
+def test_stream_picture_of_many_and_of_absent_classes():
+    targets = np.concatenate([np.arange(600) % 60, [61]])
+    figure = stream_picture(si_blurry_plan(targets, num_classes=63, n_sessions=3, seed=1))
+    assert figure.axes[0].images[0].get_array().shape == (3, 61)
+    assert len(figure.axes[0].get_xticks()) <= 30
+    assert not written(figure)
+
+
+@pytest.mark.parametrize("percent", [0, 100])
+def test_stream_picture_of_one_kind_only(percent):
+    plan = si_blurry_plan(np.arange(40) % 4, n_sessions=2, disjoint_class_pct=percent, seed=1)
+    words = " ".join(text.get_text() for text in stream_picture(plan).axes[0].texts)
+    assert ("4 disjoint" in words, "4 blurry" in words) == (percent == 100, percent == 0)
+
+
+def test_confusion_picture_shows_exposed_classes_and_predictions_outside_them():
+    confusion = np.array([[3, 0, 1], [0, 0, 0], [2, 2, 0]])
+    figure = confusion_picture(confusion, np.array([True, False, True]), ["ant", "bee", "cat"])
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["ant", "cat", "other"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["ant", "cat"]
+    assert written(figure) == {(0, 0): "75", (0, 1): "25", (1, 0): "50", (1, 2): "50"}
+    assert axes.get_title() == "accuracy 37.5 % on 2 exposed classes"
+    assert to_array(confusion_picture(confusion, np.array([True, True, True]))).std() > 5
+
+
+def test_curve_picture_has_every_point():
+    points, sessions, _ = small_run()
+    axes = curve_picture(points, sessions).axes[0]
+    anytime, ends = axes.lines[0], axes.lines[1]
+    np.testing.assert_allclose(anytime.get_xydata(), [(p.samples_seen, p.accuracy) for p in points])
+    np.testing.assert_allclose(ends.get_xydata(), [(p.samples_seen, p.accuracy) for p in sessions])
+
+
+def test_no_backend_is_set_and_no_window_library_loaded():
+    code = """
+import sys, numpy as np
+from cl_prompts.logging.pictures import confusion_picture, to_array
+to_array(confusion_picture(np.eye(3, dtype=int), np.ones(3, bool)))
+import matplotlib
+print("matplotlib.pyplot" in sys.modules, matplotlib.rcParams._get_backend_or_none(), "torch" in sys.modules)
+"""
+    root = Path(__file__).parents[2]
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=root).strip() == "False None False"

@@ -1,0 +1,197 @@
+"""Progress on a terminal and in a log file, header and summary."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import pytest
+from evaluation_points import point
+from rich.console import Console
+
+from cl_prompts.errors import UserError
+from cl_prompts.logging import TerminalProgress, print_header, print_summary
+from cl_prompts.logging.console import clock_time, percent
+from cl_prompts.metrics import METRICS
+
+
+def terminal(**options):
+    return Console(file=io.StringIO(), force_terminal=True, width=100, _environ={"TERM": "xterm"}, **options)
+
+
+def log_file():
+    return Console(file=io.StringIO())
+
+
+def test_plain_lines_come_rarely_and_the_last_one_always(stub, clock):
+    console = log_file()
+    strategy = stub()
+    progress = TerminalProgress(8000, console=console, mode="plain", clock=clock)
+    strategy.walk(progress, 1000, lambda: clock.sleep(0.1))
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 11
+    assert lines[0].startswith("800 of 8,000 samples (10 %) | 80 samples/s | 1:30 left | running accuracy 75.0 %")
+    assert lines[0].endswith("loss total 2, cross_entropy 1.5, prompt 0.5")
+    assert lines[-1].startswith("8,000 of 8,000 samples (100 %) | 80 samples/s | in 1:40")
+    # Nothing is read from the device except for a line.
+    assert strategy.running_accuracy.reads == len(lines)
+
+
+@pytest.mark.parametrize("seconds, total, expected", [(0.001, 8000, 1), (10.0, None, 166), (1.0, 10**7, 16)])
+def test_plain_lines_of_short_endless_and_slow_runs(stub, clock, seconds, total, expected):
+    console = log_file()
+    stub().walk(TerminalProgress(total, console=console, mode="plain", clock=clock), 1000, lambda: clock.sleep(seconds))
+    assert len(console.file.getvalue().splitlines()) == expected
+
+
+def test_anytime_accuracy_joins_the_line_and_its_time_is_no_training(stub, clock):
+    console = log_file()
+    strategy = stub()
+    progress = TerminalProgress(80, console=console, mode="plain", clock=clock)
+    measured = iter([point(8, [1, 0], [2, 0]), point(16, [3, 0], [4, 0]), point(24, [3, 0], [4, 0], kind="final")])
+    session_end = point(24, [2, 0], [2, 0], kind="session", session=0)
+
+    def batch():
+        clock.sleep(1)
+        progress.after_update(strategy)
+        clock.sleep(99)
+        progress.on_evaluation(strategy, next(measured, session_end))
+
+    strategy.walk(progress, 10, batch)
+    last = console.file.getvalue().splitlines()[-1]
+    assert "| 8 samples/s |" in last
+    assert "| anytime 75.0 %, A_AUC so far 62.5 % |" in last
+
+
+def test_points_of_before_a_resume_count(stub, clock):
+    console = log_file()
+    strategy = stub()
+    strategy.samples_seen = 40
+    progress = TerminalProgress(
+        80, console=console, mode="plain", clock=clock, previous=[point(8, [1, 0], [2, 0]), point(16, [2, 0], [2, 0])]
+    )
+    strategy.walk(progress, 5, lambda: clock.sleep(2))
+    lines = console.file.getvalue().splitlines()
+    assert "A_AUC so far 75.0 %" in lines[0]
+    assert lines[0].startswith("56 of 80 samples (70 %) | 4 samples/s | 0:06 left")
+
+
+def test_bar_is_drawn_on_a_terminal_and_leaves_one_line(stub, clock):
+    console = terminal()
+    progress = TerminalProgress(80, console=console, clock=clock)
+    strategy = stub()
+    strategy.walk(progress, 5, lambda: clock.sleep(1))
+    drawn = console.file.getvalue()
+    assert "━" in drawn
+    assert "40 of 80 samples (50 %)" in drawn
+    assert drawn.count("\x1b[?25l") == drawn.count("\x1b[?25h") == 1
+    erase_two_lines = "\x1b[1A\x1b[2K" * 2
+    assert drawn.rpartition("\x1b[?25h")[2].endswith(erase_two_lines)
+    strategy.walk(progress, 5, lambda: clock.sleep(1))
+    drawn = console.file.getvalue()
+    assert drawn.rstrip().splitlines()[-1].endswith("loss total 2, cross_entropy 1.5, prompt 0.5")
+    assert drawn.count("\x1b[?25l") == drawn.count("\x1b[?25h") == 2
+    assert strategy.running_accuracy.reads == 10 + 1
+
+
+def test_closing_after_an_error_gives_the_cursor_back(stub, clock):
+    console = terminal()
+    strategy = stub()
+
+    class Stop(Exception):
+        pass
+
+    batches = iter([lambda: clock.sleep(1)] * 3)
+
+    def run():
+        with TerminalProgress(80, console=console, mode="auto", clock=clock) as progress:
+            strategy.walk(progress, 5, lambda: next(batches, stop)())
+
+    def stop():
+        raise Stop
+
+    with pytest.raises(Stop):
+        run()
+    assert console.file.getvalue().count("\x1b[?25h") == 1
+
+
+def test_mode_auto_prints_lines_into_a_file_and_none_prints_nothing(stub, clock):
+    for mode, printed in (("auto", True), ("none", False)):
+        console = log_file()
+        stub().walk(TerminalProgress(80, console=console, mode=mode, clock=clock), 10, lambda: clock.sleep(3))
+        text = console.file.getvalue()
+        assert bool(text) == printed
+        assert "\x1b" not in text
+    with pytest.raises(UserError, match=r"progress='fancy'.*auto, bar, plain, none"):
+        TerminalProgress(80, mode="fancy")
+
+
+def test_progress_under_stock_naive(naive, plan):
+    console = log_file()
+    progress = TerminalProgress(plan.num_samples, console=console, mode="plain")
+    strategy, stream = naive(progress)
+    for experience in stream:
+        strategy.train(experience, shuffle=False)
+    (line,) = console.file.getvalue().splitlines()
+    assert line.startswith("80 of 80 samples (100 %)")
+    assert "loss total" in line
+    assert "running accuracy" in line
+    assert "running accuracy -" not in line
+
+
+def test_header_keeps_lines_whole_and_labels_aligned(plan):
+    console = Console(file=io.StringIO(), width=40)
+    long = "a sentence that is longer than the console is wide, [bold]and not markup"
+    print_header({"data": long, "stream": plan.describe()}, warnings=["the backbone is untrained"], console=console)
+    lines = console.file.getvalue().splitlines()
+    assert lines[0] == f"data      {long}"
+    assert [line.rstrip() for line in lines[1:-1]] == [line.rstrip() for line in plan.describe()]
+    assert lines[-1] == "warning   the backbone is untrained"
+
+
+def summary(**changes):
+    metrics = dict.fromkeys(METRICS, 0.5) | {"f_last": None, "f_last_classes": 0, "anytime_points": 20}
+    return {
+        "status": "finished",
+        "seconds": 75,
+        "metrics": metrics | {"a_auc": 0.12345, "sessions_measured": 5},
+        "samples_seen": 12000,
+        "updates": 300,
+        "trainable_parameters": 54321,
+        "peak_memory_bytes": 2**30,
+        "peak_gpu_memory_bytes": None,
+    } | changes
+
+
+def test_summary_shows_every_metric_and_where_everything_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "my run"
+    (folder / "tensorboard").mkdir(parents=True)
+    (folder / "summary.json").write_text("{}")
+    (folder / ".summary.json.1.tmp").write_text("")
+    console = Console(file=io.StringIO(), width=80)
+    print_summary(summary(), folder, console=console)
+    text = console.file.getvalue()
+    for name in METRICS:
+        assert name in text
+    row = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in text.splitlines() if line.startswith("│")}
+    assert (row["a_auc"], row["a_last"], row["f_last"]) == ("12.3", "50.0", "-")
+    assert "finished in 1:15" in text
+    assert "12,000 samples, 300 updates, 20 anytime evaluations, 5 sessions" in text
+    assert "54,321 trainable parameters, 1,024 MiB peak memory\n" in text
+    assert f"written   runs{os.sep}my run{os.sep} (summary.json, tensorboard{os.sep})\n" in text
+    assert "curves    tensorboard --logdir 'runs/my run'\n" in text
+
+
+def test_summary_of_an_interrupted_run_says_so_and_needs_nothing(tmp_path):
+    console = Console(file=io.StringIO(), width=80)
+    print_summary({"status": "interrupted", "seconds": 3700.4, "metrics": {}}, tmp_path, console=console)
+    text = console.file.getvalue()
+    assert "interrupted after 1:01:40: measured so far" in text
+    assert "tensorboard" not in text
+
+
+def test_numbers_for_people():
+    assert percent(None) == percent(float("nan")) == "-"
+    assert percent(0.98765) == "98.8 %"
+    assert [clock_time(s) for s in (0, 59.6, 3600, 36061)] == ["0:00", "1:00", "1:00:00", "10:01:01"]
