@@ -48,7 +48,7 @@ class ProgressState:
         total = f" of {self.total:,} samples ({100 * self.samples // self.total} %)" if self.total else " samples"
         parts = [f"{self.samples:,}{total}"]
         if self.speed is not None:
-            parts.append(f"{self.speed:,.0f} samples/s")
+            parts.append(f"{self.speed:,.{0 if self.speed >= 10 else 1}f} samples/s")
         parts.append(f"{clock_time(self.left)} left" if self.left else f"in {clock_time(self.elapsed)}")
         return " | ".join(parts)
 

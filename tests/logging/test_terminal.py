@@ -59,7 +59,7 @@ def test_anytime_accuracy_joins_the_line_and_its_time_is_no_training(stub, clock
 
     strategy.walk(progress, 10, batch)
     last = console.file.getvalue().splitlines()[-1]
-    assert "| 8 samples/s |" in last
+    assert "| 8.0 samples/s |" in last
     assert "| anytime 75.0 %, A_AUC so far 62.5 % |" in last
 
 
@@ -73,7 +73,7 @@ def test_points_of_before_a_resume_count(stub, clock):
     strategy.walk(progress, 5, lambda: clock.sleep(2))
     lines = console.file.getvalue().splitlines()
     assert "A_AUC so far 75.0 %" in lines[0]
-    assert lines[0].startswith("56 of 80 samples (70 %) | 4 samples/s | 0:06 left")
+    assert lines[0].startswith("56 of 80 samples (70 %) | 4.0 samples/s | 0:06 left")
 
 
 def test_bar_is_drawn_on_a_terminal_and_leaves_one_line(stub, clock):
