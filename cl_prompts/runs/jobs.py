@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -45,7 +46,10 @@ def execute_config(config: RunConfig) -> int:
         # Importing takes seconds: the terminal says at once what is going on.
         print("loading torch, timm and Avalanche ...", file=sys.stderr, flush=True)
     try:
-        from cl_prompts.runs.execute import execute
+        with warnings.catch_warnings():
+            # Avalanche imports a package of solvers, which warns that it found none; nothing here uses them.
+            warnings.filterwarnings("ignore", category=UserWarning, module="qpsolvers")
+            from cl_prompts.runs.execute import execute
 
         return execute(config)
     except Exception as error:

@@ -49,16 +49,6 @@ def _is_blurry(scenario: ScenarioSettings) -> bool:
     return made_here and scenario.disjoint_class_pct < 100 and scenario.blurry_sample_pct > 0
 
 
-def cut_needs_merged_view(config: RunConfig) -> Iterator[Problem]:
-    """Batches can cross session ends only where the sessions are one stream."""
-    if not config.scenario.cut_at_sessions and config.scenario.view != "merged":
-        yield _problem(
-            config,
-            "scenario.cut_at_sessions",
-            "batches across session ends need one stream; set scenario.view=merged as well",
-        )
-
-
 def published_samplers_return_home(config: RunConfig) -> Iterator[Problem]:
     """Only the exact sampler has the switch `allow_home`."""
     if config.scenario.mode != "exact" and config.scenario.allow_home:
@@ -260,7 +250,6 @@ def output_can_be_written(config: RunConfig) -> Iterator[Problem]:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule(cut_needs_merged_view, ("scenario.cut_at_sessions", "scenario.view")),
     Rule(published_samplers_return_home, ("scenario.mode", "scenario.allow_home")),
     Rule(boundary_masks_need_sessions, ("protocol.train_mask", "scenario.view")),
     Rule(

@@ -39,10 +39,9 @@ class ScenarioSettings(SiBlurrySettings):
     seed: int | None = Field(None, ge=0, lt=2**63, description="seed of the stream alone; null: the run's seed")
     plan: Text | None = Field(None, description="folder or file of a saved stream, used instead of making one")
     view: Literal["sessions", "merged"] = Field(
-        "sessions", description="one experience a session, or one merged stream in which no boundary can be found"
-    )
-    cut_at_sessions: bool = Field(
-        True, description="batches end where a session ends, as published; false needs view=merged"
+        "sessions",
+        description="one experience a session, where batches end with it as published; or one merged stream, whose "
+        "batches run across session ends and in which no boundary can be found",
     )
     task_label: int | None = Field(
         None, ge=0, description="one Avalanche task label for the whole stream; null: no task labels"
@@ -79,7 +78,7 @@ class ProtocolSettings(Settings):
     eval_every: int = Field(50, ge=0, description="stream samples between anytime evaluations; 0: session ends only")
     anytime_rule: Literal["exact", "official"] = Field(
         "exact",
-        description="evaluate at the sample count and at the end, or by the published trigger, which omits the end",
+        description="evaluate at the sample count, or by the published trigger: one batch later, x rounded down",
     )
     eval_batch: int = Field(128, ge=1, description="images in an evaluation batch")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the backbone passes")

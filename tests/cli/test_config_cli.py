@@ -130,7 +130,7 @@ def test_help_of_a_choice_lists_its_keys_with_value_range_and_description(call):
 
 def test_several_mistakes_are_refused_at_once_quickly_and_without_heavy_imports(folder):
     words = ["strateg=mvp", "protocol.lrr=1", "strategy.pool_sise=3", "scenario.mode=oficial", "+strategy.foo=1"]
-    words += ["protocol.lr=-5", "scenario.cut_at_sessions=false", "~protocol"]
+    words += ["protocol.lr=-5", "protocol.momentum=0.9", "~protocol"]
     program = (
         "import sys\n"
         "from cl_prompts.runs import main\n"

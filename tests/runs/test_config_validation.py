@@ -74,7 +74,7 @@ def test_all_errors_of_all_groups_come_at_once():
             "protocol.lr": -5,
             "protocol.stream_batch": "ten",
             "seed": 1.5,
-            "scenario.cut_at_sessions": False,
+            "protocol.momentum": 0.9,
             "protocol.memory_size": 10,
         }
     )
@@ -88,9 +88,8 @@ def test_all_errors_of_all_groups_come_at_once():
         "protocol.lr": "protocol.lr=-5: must be a number greater than 0 (default 0.005)",
         "protocol.stream_batch": "protocol.stream_batch=ten: must be a whole number of at least 1 (default 10)",
         "seed": "seed=1.5: must be a whole number of at least 0 (default 1)",
-        "scenario.cut_at_sessions": (
-            "scenario.cut_at_sessions=false: batches across session ends need one stream; "
-            "set scenario.view=merged as well"
+        "protocol.momentum": (
+            "protocol.momentum=0.9: protocol.optimizer=adam has no such setting; use sgd, or set it to 0"
         ),
         "protocol.replay_batch": (
             "protocol.replay_batch=0: protocol.memory_size=10 would never be read; set protocol.replay_batch above 0"
@@ -231,12 +230,6 @@ def test_a_key_like_nothing_lists_what_there_is():
 
 # rule -> (changes that break it, the key it complains about, a word of the advice, changes that keep it)
 CASES = {
-    "cut_needs_merged_view": (
-        {"scenario.cut_at_sessions": False},
-        "scenario.cut_at_sessions",
-        "scenario.view=merged",
-        {"scenario.cut_at_sessions": False, "scenario.view": "merged"},
-    ),
     "published_samplers_return_home": (
         {"scenario.mode": "official", "scenario.allow_home": True},
         "scenario.allow_home",

@@ -1,0 +1,185 @@
+"""`execute`: one checked configuration -> one run directory, whatever happens in between."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+import torch
+
+from cl_prompts.logging import TensorBoardLog, TerminalProgress, print_header, print_summary
+from cl_prompts.metrics import summarise
+from cl_prompts.metrics.records import EvaluationPoint
+from cl_prompts.runs.build import Data, Learner, build_data, build_learner, check_device, check_test_classes
+from cl_prompts.runs.directory import RunDirectory, RunSummary, Status
+from cl_prompts.runs.failures import INTERRUPTED, SUCCESS, failure_text
+from cl_prompts.runs.manifest import make_manifest, peak_memory_bytes
+from cl_prompts.runs.schema import RunConfig
+from cl_prompts.runs.seeds import Seeds
+from scenarios.plan import StreamPlanWarning
+
+
+def execute(config: RunConfig) -> int:
+    """Run one configuration and write its directory.
+
+    Returns:
+        Exit code: 0, or 130 after Ctrl-C, which leaves a summary of what was measured so far.
+
+    Raises:
+        UserError: anything a user can put right; the summary then says `failed` and why.
+    """
+    started, clock = datetime.now().astimezone(), time.perf_counter()
+    device = check_device(config.device)
+    label = f"{config.scenario.name}-{config.strategy_name}-{config.dataset_name}-seed{config.seed}"
+    record = _Record(RunDirectory.create(config.output_path, config.name, started, label=label), device, clock)
+    record.directory.write_config(config.to_yaml())
+    record.write("running")
+    try:
+        _run(config, device, record, started)
+    except KeyboardInterrupt:
+        record.finish("interrupted")
+        print_summary(record.summary("interrupted").to_dict(), record.directory.path)
+        return INTERRUPTED
+    except Exception as error:
+        record.finish("failed", failure_text(error))
+        raise
+    print_summary(record.summary("finished").to_dict(), record.directory.path)
+    return SUCCESS
+
+
+class _Record:
+    """What a run directory holds while the run goes on: rewritten as a whole at every evaluation."""
+
+    def __init__(self, directory: RunDirectory, device: torch.device, clock: float) -> None:
+        self.directory = directory
+        self.device = device
+        self.clock = clock
+        self.learner: Learner | None = None
+        self.data: Data | None = None
+
+    def watch(self, learner: Learner, data: Data) -> None:
+        """Follow the evaluations of a learner."""
+        self.learner, self.data = learner, data
+        learner.evaluation.subscribe(self._on_evaluation)
+
+    def summary(self, status: Status, error: str | None = None) -> RunSummary:
+        """What is known by now."""
+        measured: dict[str, Any] = {}
+        if self.learner is not None and self.data is not None:
+            strategy, evaluation = self.learner.strategy, self.learner.evaluation
+            measured = {
+                "metrics": summarise(evaluation.points, evaluation.sessions, self.data.plan.class_kind),
+                "samples_seen": strategy.samples_seen,
+                "updates": strategy.updates,
+                "trainable_parameters": sum(tensor.numel() for _, tensor in strategy.model.named_trainables()),
+            }
+        on_gpu = self.device.type == "cuda"
+        return RunSummary(
+            status=status,
+            seconds=time.perf_counter() - self.clock,
+            peak_memory_bytes=peak_memory_bytes(),
+            peak_gpu_memory_bytes=torch.cuda.max_memory_allocated(self.device) if on_gpu else None,
+            error=error,
+            **measured,
+        )
+
+    def write(self, status: Status, error: str | None = None) -> None:
+        """Rewrite `summary.json`."""
+        self.directory.write_summary(self.summary(status, error))
+
+    def finish(self, status: Status, error: str | None = None) -> None:
+        """Write the last summary of a run that did not finish; what ended it is the error to report, not this."""
+        try:
+            self.write(status, error)
+        except Exception as failure:
+            print(f"warning: {failure_text(failure)}", file=sys.stderr)
+
+    def _on_evaluation(self, strategy: Any, point: EvaluationPoint) -> None:
+        assert self.learner is not None and self.data is not None
+        evaluation, plan = self.learner.evaluation, self.data.plan
+        self.directory.write_curves(evaluation.points, evaluation.sessions, plan.class_kind)
+        if point.kind == "session":
+            self.directory.write_class_accuracy(evaluation.sessions, self.data.train.class_names)
+        self.write("running")
+
+
+def _run(config: RunConfig, device: torch.device, record: _Record, started: datetime) -> None:
+    with warnings.catch_warnings():
+        # The header shows the plan's own warnings; Avalanche warns that nothing of its own prints, as intended.
+        warnings.simplefilter("ignore", StreamPlanWarning)
+        warnings.filterwarnings("ignore", message="No loggers specified")
+        data = build_data(config)
+        check_test_classes(data)
+        learner = build_learner(config, data, device)
+    directory, plan, strategy = record.directory, data.plan, learner.strategy
+    directory.write_plan(plan)
+    directory.write_manifest(
+        make_manifest(
+            command=sys.argv,
+            started=started,
+            device=str(device),
+            hashes={
+                "plan": plan.sha256,
+                "backbone": learner.backbone.identity,
+                "train": data.train.identity,
+                "test": data.test.identity,
+            },
+            seeds={"plan": config.plan_seed, **asdict(Seeds.from_root(config.seed))},
+        )
+    )
+    notices = [text for text in (learner.backbone.notice, *data.train.notes, *data.test.notes, *plan.warnings) if text]
+    if config.progress != "none":
+        print_header(_header(config, data, learner), warnings=notices)
+    record.watch(learner, data)
+    with ExitStack() as stack:
+        total = len(plan.order)
+        terminal = stack.enter_context(TerminalProgress(total, mode=config.progress))
+        observers: list[Any] = [terminal]
+        if config.tensorboard:
+            every = max(1, total // 100)
+            observers.append(
+                stack.enter_context(
+                    TensorBoardLog(
+                        directory.tensorboard,
+                        every_samples=every,
+                        plan=plan,
+                        config_text=config.to_yaml(),
+                        class_names=data.train.class_names,
+                    )
+                )
+            )
+        _attach(learner, observers)
+        for experience in learner.benchmark.train_stream:
+            strategy.train(experience, num_workers=config.num_workers)
+        # Inside the block: a curve that cannot be closed is a failed run, not a finished one.
+    record.write("finished")
+
+
+def _attach(learner: Learner, observers: Sequence[Any]) -> None:
+    """Let observers see the loop and every evaluation; they come before Avalanche's clock, which has to be last."""
+    for observer in observers:
+        learner.strategy.plugins.insert(0, observer)
+        learner.evaluation.subscribe(observer.on_evaluation)
+
+
+def _header(config: RunConfig, data: Data, learner: Learner) -> dict[str, str | Sequence[str]]:
+    train, protocol, identity = data.train, config.protocol, learner.backbone.identity
+    trained = sum(tensor.numel() for _, tensor in learner.strategy.model.named_trainables())
+    weights = identity.get("sha256") or "none"
+    return {
+        "data": f"{train.name}: {len(train):,} train, {len(data.test):,} test images, {train.num_classes} classes",
+        "stream": data.plan.describe(),
+        "backbone": f"{identity.get('timm_name') or identity['name']} at {identity['img_size']} px, "
+        f"weights {identity['checkpoint']} sha256 {str(weights)[:12]}, normalisation {config.backbone.normalisation}",
+        "strategy": f"{config.strategy_name}, {trained:,} trained numbers",
+        "protocol": f"{protocol.name}: batches of {protocol.stream_batch}, {protocol.updates_per_batch:g} updates each, "
+        f"{protocol.optimizer} lr {protocol.lr:g}, mask {protocol.train_mask}, augmentation {protocol.augmentation}, "
+        f"evaluation every {protocol.eval_every} samples",
+        "device": f"{config.device}, {torch.get_num_threads()} threads, {protocol.precision}",
+    }
