@@ -151,16 +151,17 @@ def _first_of_each(items: list[Any]) -> Tensor:
 
 
 def _single_labels(targets: Any, num_classes: int) -> Tensor:
+    if len(targets) == 0:
+        raise MetricError("the test set is empty; accuracy needs at least one image")
     labels = torch.as_tensor(np.asarray(list(targets)))
     if labels.ndim != 1 or labels.is_floating_point():
         raise MetricError(
-            f"accuracy needs one integer class id an image, got targets of shape {tuple(labels.shape)}; "
-            "use mean average precision for several labels an image"
+            f"accuracy needs one integer class id an image, got targets of shape {tuple(labels.shape)} and type "
+            f"{labels.dtype}; use mean average precision for several labels an image"
         )
-    if len(labels) == 0:
-        raise MetricError("the test set is empty; accuracy needs at least one image")
-    if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
-        raise MetricError(f"test label {int(labels.max())} is outside 0..{num_classes - 1}")
+    outside = labels[(labels < 0) | (labels >= num_classes)]
+    if len(outside):
+        raise MetricError(f"test label {int(outside[0])} is outside 0..{num_classes - 1}")
     return labels.to(torch.int64)
 
 

@@ -199,13 +199,16 @@ class ContinualStrategy(SupervisedTemplate):
             self.optimizer.zero_grad(set_to_none=True)
             self.loss = self.loss + self.criterion()
             self._before_backward(**kwargs)
+            self._watch()
             self.backward()
             self._after_backward(**kwargs)
             self._before_update(**kwargs)
             self.optimizer_step()
+            self.updates += 1
             self._after_update(**kwargs)
-        self.updates += 1
-        self._watch()
+        else:
+            self._watch()
+            self.updates += 1
 
     def forward(self) -> Tensor:
         """Logits of the current mini-batch (batch, classes); in training also prepares the named losses."""
@@ -282,7 +285,8 @@ class ContinualStrategy(SupervisedTemplate):
         self._accuracy = 0.98 * self._accuracy + 0.02 * correct
         if self._outputs is not None:
             named = self._outputs.losses | self._outputs.diagnostics
-            self.last_losses = {name: value.detach() for name, value in named.items()} | {"total": self.loss.detach()}
+            self.last_losses = {name: value.detach() for name, value in named.items()}
+            self.last_losses["total"] = self.loss.detach().squeeze()
             self._all_finite &= torch.isfinite(self.loss).all()
         # Reading the flag waits for the device: free on a CPU, a stall in every step on a GPU.
         if self.device.type == "cpu" or self.updates % 50 == 0:

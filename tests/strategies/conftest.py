@@ -1,4 +1,4 @@
-"""Backbones of the golden files and tiny ones for everything else."""
+"""Backbones of the golden files."""
 
 from __future__ import annotations
 
@@ -41,12 +41,4 @@ def mvp_backbone() -> FrozenViT:
 def shared_backbone() -> FrozenViT:
     return golden_backbone(
         "l2p_shared_backbone.npz", "w/", img_size=32, patch_size=8, embed_dim=48, depth=4, num_heads=4, mlp_ratio=4
-    )
-
-
-@pytest.fixture(scope="session")
-def tiny_backbone() -> FrozenViT:
-    torch.manual_seed(0)
-    return FrozenViT(
-        VisionTransformer(img_size=16, patch_size=8, embed_dim=24, depth=6, num_heads=3, num_classes=0, class_token=True)
     )
