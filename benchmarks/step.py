@@ -11,7 +11,7 @@ MVP's prompts joined to the tokens and cut off again by hand, all tokens compute
     forward          prompted forward, no gradient
     forward+backward prompted forward and backward to the prompts
     step   / bare = one update by the strategy / (query + forward+backward)
-    evaluation / bare = one evaluation of the images / forward
+    evaluation / bare = one evaluation of the images / forward, and beside it / query (no prompts at all)
 """
 
 from __future__ import annotations
@@ -100,9 +100,7 @@ def pieces(name: str, batch: int, classes: int) -> tuple[dict[str, Callable[[], 
     assert isinstance(method, MVPMethod)
     experience = benchmark.train_stream[0]
     strategy.train(experience)
-    evaluator = Evaluator(
-        benchmark.test_stream[0].dataset, num_classes=classes, transform=transform, batch_size=batch
-    )
+    evaluator = Evaluator(benchmark.test_stream[0].dataset, num_classes=classes, transform=transform, batch_size=batch)
     evaluator(method, strategy.exposed)  # the queries of the test images, once per run
     images = transform(torch.from_numpy(data.images).permute(0, 3, 1, 2))
     raw = torch.from_numpy(data.images).permute(0, 3, 1, 2).contiguous()
@@ -175,9 +173,9 @@ def main() -> None:
         timed, size = pieces(name, arguments.batch, arguments.classes)
         medians = measure(timed, arguments.rounds)
         needed = {
-            "step": medians["query"] + medians["forward+backward"],
-            "loop": medians["step"],
-            "evaluation": medians["forward"],
+            "step": {"query + forward+backward": medians["query"] + medians["forward+backward"]},
+            "loop": {"step": medians["step"]},
+            "evaluation": {"forward": medians["forward"], "query": medians["query"]},
         }
         table = Table(
             title=f"{name}, {size} px, batch {arguments.batch}, {torch.get_num_threads()} threads, "
@@ -187,10 +185,14 @@ def main() -> None:
         table.add_column("ms", justify="right")
         table.add_column("ratio", justify="right")
         table.add_column("to")
-        against = {"step": "query + forward+backward", "loop": "step", "evaluation": "forward"}
         for piece, value in medians.items():
-            ratio = f"{value / needed[piece]:.3f}" if piece in needed else ""
-            table.add_row(piece, f"{1000 * value:.1f}", ratio, against.get(piece, "bare timm"))
+            ratios = needed.get(piece, {})
+            table.add_row(
+                piece,
+                f"{1000 * value:.1f}",
+                ", ".join(f"{value / base:.3f}" for base in ratios.values()),
+                ", ".join(ratios) or "bare timm",
+            )
         console.print(table)
 
 

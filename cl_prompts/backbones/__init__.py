@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cl_prompts.backbones.settings import BackboneSettings, normalisation
 
 if TYPE_CHECKING:
-    from cl_prompts.backbones.build import build_backbone
+    from cl_prompts.backbones.build import build_backbone, load_backbone
     from cl_prompts.backbones.checkpoints import load_checkpoint
     from cl_prompts.backbones.frozen_vit import FrozenViT
     from cl_prompts.backbones.insertions import Insertion, Prefix, TokenPrompts
@@ -22,6 +22,7 @@ _HEAVY = {
     "Prefix": "insertions",
     "TokenPrompts": "insertions",
     "build_backbone": "build",
+    "load_backbone": "build",
     "load_checkpoint": "checkpoints",
 }
 
@@ -32,6 +33,7 @@ __all__ = [
     "Prefix",
     "TokenPrompts",
     "build_backbone",
+    "load_backbone",
     "load_checkpoint",
     "normalisation",
 ]

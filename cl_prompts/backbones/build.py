@@ -8,13 +8,41 @@ from typing import Any
 
 import timm
 import torch
+import yaml
+from pydantic import ValidationError
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from cl_prompts.backbones.checkpoints import file_sha256, load_checkpoint
 from cl_prompts.backbones.frozen_vit import SUPPORTED, FrozenViT
 from cl_prompts.backbones.settings import BackboneSettings, bundled_weights
+from cl_prompts.config_folder import config_folder
 from cl_prompts.errors import BackboneError
+
+
+def load_backbone(name: str, *, seed: int = 0, **changes: Any) -> FrozenViT:
+    """The frozen backbone of `configs/backbone/<name>.yaml`, as `backbone=<name>` takes it.
+
+    Args:
+        name: a file of that folder, such as `vit_nano`, whose weights ship with the package.
+        seed: of the weights of an `"untrained"` backbone.
+        changes: keys of that file with other values, such as `checkpoint="/path/to/weights.safetensors"`.
+
+    Raises:
+        BackboneError: no such file, a wrong value, or as `build_backbone`.
+    """
+    folder = config_folder() / "backbone"
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in names:
+        raise BackboneError(f"backbone {name!r} is unknown; choose one of {', '.join(names)}")
+    record = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    try:
+        settings = BackboneSettings(**record | changes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise BackboneError(f"backbone {name!r}, {key or 'settings'}: {first['msg']}") from error
+    return build_backbone(settings, seed=seed)
 
 
 def build_backbone(settings: BackboneSettings, *, seed: int) -> FrozenViT:

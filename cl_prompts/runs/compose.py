@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-import cl_prompts
+from cl_prompts.config_folder import config_folder
 from cl_prompts.errors import UserError
 from cl_prompts.runs.fields import close_match
 from cl_prompts.runs.overrides import CHOICE_GROUPS
@@ -57,19 +57,6 @@ class Composition:
     config: DictConfig
     hydra: DictConfig
     choices: Mapping[str, str | None]
-
-
-def config_folder() -> Path:
-    """`configs` inside the installed package, or beside it in a checkout.
-
-    Raises:
-        UserError: neither is there.
-    """
-    package = Path(cl_prompts.__file__).parent
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / f"{PRIMARY}.yaml").is_file():
-            return folder
-    raise UserError(f"the folder of configs is missing beside {package}; install cl-prompts again")
 
 
 class Composer:

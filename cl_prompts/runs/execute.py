@@ -101,7 +101,8 @@ class _Record:
             print(f"warning: {failure_text(failure)}", file=sys.stderr)
 
     def _on_evaluation(self, strategy: Any, point: EvaluationPoint) -> None:
-        assert self.learner is not None and self.data is not None
+        assert self.learner is not None
+        assert self.data is not None
         evaluation, plan = self.learner.evaluation, self.data.plan
         self.directory.write_curves(evaluation.points, evaluation.sessions, plan.class_kind)
         if point.kind == "session":
@@ -171,6 +172,7 @@ def _attach(learner: Learner, observers: Sequence[Any]) -> None:
 def _header(config: RunConfig, data: Data, learner: Learner) -> dict[str, str | Sequence[str]]:
     train, protocol, identity = data.train, config.protocol, learner.backbone.identity
     trained = sum(tensor.numel() for _, tensor in learner.strategy.model.named_trainables())
+    updates = f"{protocol.updates_per_batch:g} updates each"
     weights = identity.get("sha256") or "none"
     return {
         "data": f"{train.name}: {len(train):,} train, {len(data.test):,} test images, {train.num_classes} classes",
@@ -178,7 +180,7 @@ def _header(config: RunConfig, data: Data, learner: Learner) -> dict[str, str | 
         "backbone": f"{identity.get('timm_name') or identity['name']} at {identity['img_size']} px, "
         f"weights {identity['checkpoint']} sha256 {str(weights)[:12]}, normalisation {config.backbone.normalisation}",
         "strategy": f"{config.strategy_name}, {trained:,} trained numbers",
-        "protocol": f"{protocol.name}: batches of {protocol.stream_batch}, {protocol.updates_per_batch:g} updates each, "
+        "protocol": f"{protocol.name}: batches of {protocol.stream_batch}, {updates}, "
         f"{protocol.optimizer} lr {protocol.lr:g}, mask {protocol.train_mask}, augmentation {protocol.augmentation}, "
         f"evaluation every {protocol.eval_every} samples",
         "device": f"{config.device}, {torch.get_num_threads()} threads, {protocol.precision}",
