@@ -23,7 +23,7 @@ PARAMETERS = {
     "head.weight": "backbone.head.weight",
     "head.bias": "backbone.head.bias",
 }
-close = dict(rtol=1e-5, atol=1e-5)
+close = {"rtol": 1e-5, "atol": 1e-5}
 
 
 def settings_of(meta: dict) -> MVPSettings:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from avalanche.core import SupervisedPlugin
+from test_mvp_golden import PARAMETERS, settings_of
 
 from cl_prompts.evaluation import Evaluator
 from cl_prompts.metrics import summarise
 from cl_prompts.plugins import AnytimeEvaluation, Reservoir
 from cl_prompts.strategies import MVP
 from scenarios import benchmark_from_plan, si_blurry_plan
-from test_mvp_golden import PARAMETERS, settings_of
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 RUN = np.load(GOLDEN / "mvp_official_run01.npz")
