@@ -28,7 +28,7 @@ class AdaptiveFeatureScaling(SupervisedPlugin):
     def __init__(self, margin: float = 0.5, *, head: str | None = None) -> None:
         super().__init__()
         self.margin = margin
-        self._targets: Tensor | None = None
+        self._training: Any = None
         self._hook = HeadHook(head, self._scale, first=False)
 
     def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -38,19 +38,20 @@ class AdaptiveFeatureScaling(SupervisedPlugin):
     def before_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Scale the next pass through the head."""
         self._hook.attach(strategy.model)
-        self._targets = strategy.mb_y
+        # Its targets are read in the pass itself: a plugin behind this one may still add replayed rows.
+        self._training = strategy
 
     def after_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Scale no other pass: evaluation and other plugins see plain features."""
-        self._targets = None
+        self._training = None
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Leave the model as it was."""
         self._hook.detach()
 
     def _scale(self, module: torch.nn.Linear, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if self._targets is None:
+        if self._training is None:
             return None
         features = inputs[0]
-        divisor = feature_divisor(features, module.weight, self._targets, self.margin)
+        divisor = feature_divisor(features, module.weight, self._training.mb_y, self.margin)
         return (features / divisor, *inputs[1:])
