@@ -99,7 +99,7 @@ class Evaluator:
                 known = () if queries is None else (queries[indices.to(queries.device)],)
                 logits = model(images, *known)
                 logits = mask_logits(logits.float(), self._columns(competing, logits.shape[-1]))
-                confusion += torch.bincount(targets * self.num_classes + logits.argmax(-1), minlength=len(confusion))
+                confusion.index_add_(0, targets * self.num_classes + logits.argmax(-1), torch.ones_like(targets))
                 loss += nn.functional.cross_entropy(logits, targets, reduction="sum").double()
         mean = float(loss) / len(chosen) if len(chosen) else float("nan")
         return EvaluationResult(confusion.view(self.num_classes, -1).cpu().numpy(), mean)

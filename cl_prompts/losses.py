@@ -43,7 +43,8 @@ def released_contrastive_loss(keys: Tensor, choice: Tensor, distance: Tensor, us
     """
     pool_size = keys.shape[0]
     divisor = usage + 1
-    share = torch.bincount(choice, minlength=pool_size).to(keys.dtype) / choice.numel()
+    # Not `bincount`: on a GPU it waits for the largest value.
+    share = keys.new_zeros(pool_size).index_add(0, choice, keys.new_ones(choice.shape)) / choice.numel()
     key_distance = cosine_distance(keys[:, None], keys[None])
     key_term = torch.exp(key_distance[:, None, :] / divisor[None, :, None]).mean(-1)  # (chosen, divisor)
     # Weighted sums instead of matrix products, which autocast would take to half precision: the ratio stays near 1/2.
@@ -69,8 +70,7 @@ def per_query_contrastive_loss(keys: Tensor, choice: Tensor, distance: Tensor, u
     """
     divisor = usage[choice] + 1
     key_distance = cosine_distance(keys[choice][:, None], keys.detach()[None])
-    others = torch.ones_like(key_distance, dtype=torch.bool)
-    others[torch.arange(choice.numel(), device=choice.device), choice] = False
+    others = torch.ones_like(key_distance, dtype=torch.bool).scatter(1, choice[:, None], False)
     repel = (torch.exp(key_distance / divisor[:, None]) * others).sum(-1) / (keys.shape[0] - 1)
     attract = torch.exp(distance / divisor)
     return -torch.log(repel / (attract + repel)).mean()

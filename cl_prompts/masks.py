@@ -53,8 +53,8 @@ class ClassTracker:
 
     def observe(self, targets: Tensor) -> None:
         """Mark the classes of a stream batch; `targets` int64 (batch,), data-set class ids."""
-        self.exposed[targets] = True
-        self.session[targets] = True
+        self.exposed.index_fill_(0, targets, True)
+        self.session.index_fill_(0, targets, True)
 
     def allowed(self, policy: str, targets: Tensor) -> Tensor:
         """Columns that compete in the loss of this batch, bool (classes,).
@@ -77,9 +77,7 @@ class ClassTracker:
 
 
 def _members(classes: Tensor, num_classes: int, device: torch.device) -> Tensor:
-    members = torch.zeros(num_classes, dtype=torch.bool, device=device)
-    members[classes.to(device)] = True
-    return members
+    return torch.zeros(num_classes, dtype=torch.bool, device=device).index_fill_(0, classes.to(device), True)
 
 
 def _all(tracker: ClassTracker, targets: Tensor) -> Tensor:

@@ -73,7 +73,9 @@ class AnytimeEvaluation(SupervisedPlugin):
     def before_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Classes count as exposed from the first batch that holds them."""
         self._position.begin_batch(strategy)
-        self._exposed[strategy.mb_y[: self._position.rows].cpu()] = True
+        targets = strategy.mb_y[: self._position.rows]
+        # Where the targets are: fetching them would make every step wait for the device.
+        self._exposed = self._exposed.to(targets.device).index_fill_(0, targets, True)
 
     def after_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Evaluate if a multiple of the period or a session end was reached."""
@@ -116,7 +118,7 @@ class AnytimeEvaluation(SupervisedPlugin):
             samples_seen=seen,
             kind=kind,
             loss=result.loss,
-            exposed=self._exposed.numpy().copy(),
+            exposed=self._exposed.cpu().numpy().copy(),
             **place,
         )
         to.append(point)

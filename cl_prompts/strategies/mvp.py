@@ -212,7 +212,8 @@ class MVPMethod(Method):
         return Selection(choice, distance.gather(1, choice))
 
     def _count(self, choice: Tensor) -> None:
-        self.usage_counts += torch.bincount(choice.flatten(), minlength=self.settings.pool_size)
+        chosen = choice.flatten()
+        self.usage_counts.index_add_(0, chosen, self.usage_counts.new_ones(chosen.shape))
 
     def _features(self, images: Tensor, choice: Tensor, tokens: Tensor | None) -> Tensor:
         settings, cut = self.settings, LAYOUTS[self.settings.insertion]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import random
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 from avalanche.core import SupervisedPlugin
+from rich.console import Console
 from toys import (
     CLASSES,
     Pictures,
@@ -24,16 +28,16 @@ from toys import (
 
 from cl_prompts.errors import StrategyError
 from cl_prompts.evaluation import Evaluator
-from cl_prompts.masks import MASK_POLICIES
+from cl_prompts.logging import TensorBoardLog, TerminalProgress
+from cl_prompts.masks import MASK_POLICIES, ClassTracker
 from cl_prompts.plugins import AnytimeEvaluation, PromptUsage, Reservoir
 from cl_prompts.strategies import load_strategy
 from cl_prompts.strategies.declaration import read_settings, strategy_names
 from scenarios import TrainTransform, benchmark_from_plan
 
 every_strategy = pytest.mark.parametrize("name", strategy_names())
-gradient_strategies = pytest.mark.parametrize(
-    "name", [name for name in strategy_names() if read_settings(name).needs.gradient]
-)
+GRADIENT = [name for name in strategy_names() if read_settings(name).needs.gradient]
+gradient_strategies = pytest.mark.parametrize("name", GRADIENT)
 
 # Numeric ids are not the order of arrival, sessions overlap, and each ends with a short batch (19 = 8 + 8 + 3).
 SESSIONS = [labels(19, [5, 2, 4], 1), labels(25, [3, 0, 4], 2)]
@@ -336,8 +340,13 @@ def test_training_resumes_where_avalanche_evaluation_interrupted(name, tiny_back
     assert strategy.samples_seen == len(SESSIONS[0]) + len(SESSIONS[1])
 
 
-@gradient_strategies
-@pytest.mark.parametrize("part", ["EWCPlugin", "LwFPlugin", "SynapticIntelligencePlugin", "AGEMPlugin"])
+@pytest.mark.parametrize(
+    "name, part",
+    [
+        *((name, part) for name in GRADIENT for part in ("EWCPlugin", "LwFPlugin", "AGEMPlugin")),
+        ("linear_probe", "SynapticIntelligencePlugin"),
+    ],
+)
 def test_plugins_of_avalanche_run_under_ours(name, part, tiny_backbone):
     from avalanche.training import plugins
 
@@ -393,3 +402,36 @@ def test_classes_are_exported_and_need_nothing_but_their_base(name):
     assert getattr(room, strategy_class.method_class.settings_class.__name__)
     own = {key for key in vars(strategy_class) if not key.startswith("__")}
     assert own <= {"method_class", "_abc_impl", "_is_protocol"}
+
+
+@gradient_strategies
+def test_a_training_step_never_asks_the_device_for_a_value(name, tiny_backbone, monkeypatch):
+    """On the meta device there are no values: whatever would make a GPU wait raises here."""
+    monkeypatch.setattr(torch, "autocast", lambda *args, **keywords: nullcontext())  # unknown to the meta device
+    method = make_strategy(name, copy.deepcopy(tiny_backbone)).model.to("meta").train()
+    images = torch.empty(8, 3, 16, 16, device="meta")
+    targets = torch.empty(8, dtype=torch.int64, device="meta")
+    tracker = ClassTracker(CLASSES, "meta")
+    tracker.begin_session()
+    tracker.observe(targets)
+    for policy in ("none", "exposed", "batch", "session"):
+        outputs = method.training_outputs(images, targets, tracker.allowed(policy, targets))
+        sum(outputs.losses.values()).backward()
+    assert all(tensor.grad.is_meta for _, tensor in method.named_trainables())
+
+
+@pytest.mark.parametrize("progress", ["plain", "bar"])
+def test_watching_changes_nothing(progress, tiny_backbone, tmp_path):
+    reference = run_with("mvp", tiny_backbone)
+    benchmark = two_sessions()
+    evaluator = Evaluator(benchmark.test_stream[0].dataset, num_classes=CLASSES, transform=normalise)
+    evaluation = AnytimeEvaluation(evaluator, every=10, session_ends=benchmark.plan.session_ends)
+    console = Console(file=io.StringIO(), force_terminal=progress == "bar")
+    with TerminalProgress(44, console=console, mode=progress) as terminal:
+        tensorboard = TensorBoardLog(tmp_path, every_samples=1, plan=benchmark.plan)
+        evaluation.subscribe(terminal.on_evaluation)
+        evaluation.subscribe(tensorboard.on_evaluation)
+        plugins = [PromptUsage(every=1), terminal, tensorboard, evaluation]
+        strategy = train(make_strategy("mvp", tiny_backbone, plugins=plugins), benchmark)
+        tensorboard.close()
+    assert_same(learned(strategy), reference)
