@@ -54,6 +54,7 @@ def everything(benchmark):
 def test_all_together_under_avalanches_strategies(name, task_label):
     if name == "GEM":
         pytest.importorskip("quadprog", reason="Avalanche's GEM needs this solver")
+    torch.manual_seed(0)
     benchmark = float_stream(SESSIONS, task_label=task_label)
     model = LinearModel()
     plugins = everything(benchmark)
@@ -65,8 +66,9 @@ def test_all_together_under_avalanches_strategies(name, task_label):
     after = weights(model)
     assert all(torch.isfinite(tensor).all() for tensor in after.values())
     assert not torch.equal(before["head.weight"], after["head.weight"])
-    # Class 1 was never seen, never competed and never moved.
-    assert torch.equal(before["head.weight"][1], after["head.weight"][1])
+    if name not in ("AGEM", "GEM"):  # their projections add gradients of unmasked passes over the memory
+        # Class 1 was never seen, never competed and never moved.
+        assert torch.equal(before["head.weight"][1], after["head.weight"][1])
     assert [point.samples_seen for point in plugins["evaluation"].points] == [16, 27, 35, 43]
     strategy.eval(benchmark.test_stream)
 
