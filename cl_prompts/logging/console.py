@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from rich.text import Text
 from cl_prompts.metrics.summary import METRICS
 
 LABEL_WIDTH = 10
+WIDTH = 80
+"""Columns that every terminal has."""
 
 
 def print_header(
@@ -58,8 +62,14 @@ def print_summary(summary: Mapping[str, Any], run_dir: str | Path, *, console: C
     rows: dict[str, str | Sequence[str]] = {
         "based on": _basis(summary),
         "cost": _cost(summary),
-        "written": f"{short_path(folder)}{os.sep} ({', '.join(_content(folder))})",
+        "written": f"{short_path(folder)}{os.sep}",
     }
+    if content := _content(folder):
+        # Between names a line may break: nobody copies the list.
+        lines = textwrap.wrap(", ".join(content), WIDTH - LABEL_WIDTH, break_on_hyphens=False, break_long_words=False)
+        rows["files"] = [
+            f"{label:<{LABEL_WIDTH}}{line}" for label, line in zip_longest(("files",), lines, fillvalue="")
+        ]
     if (folder / "tensorboard").is_dir():
         rows["curves"] = f"tensorboard --logdir {shlex.quote(short_path(folder))}"
     _print_rows(console, rows)

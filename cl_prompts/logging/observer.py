@@ -73,8 +73,9 @@ class StrategyObserver:
     @staticmethod
     def losses(strategy: Any) -> dict[str, float]:
         """Latest losses by name, with their sum as `total`; one read from the device for all of them."""
-        named = dict(getattr(strategy, "last_losses", None) or {})
-        if not named and isinstance(getattr(strategy, "loss", None), Tensor):
+        # One of ours without losses learns in closed form: the zero that Avalanche keeps for it means nothing.
+        named = dict(getattr(strategy, "last_losses", {}))
+        if not hasattr(strategy, "last_losses") and isinstance(getattr(strategy, "loss", None), Tensor):
             named = {"total": strategy.loss}
         if not named:
             return {}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 __all__ = ["main"]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "main":
-        from cl_prompts.runs.command_line import main
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The entry of `python run.py` and of the installed command; see `cl_prompts.runs.command_line.main`."""
+    try:
+        from cl_prompts.runs.command_line import main as answer
+    except KeyboardInterrupt:
+        # Half a second of imports: a user who mistyped is often faster.
+        from cl_prompts.runs.failures import INTERRUPTED, print_error
 
-        return main
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        print_error("interrupted")
+        return INTERRUPTED
+    return answer(arguments)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from cl_prompts.backbones import FrozenViT, build_backbone, normalisation
@@ -60,10 +61,13 @@ def check_device(name: str) -> torch.device:
     """
     device = torch.device(name)
     if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if not torch.cuda.is_available() or (device.index or 0) >= count:
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
             built = "" if torch.version.cuda else "; this torch is a CPU-only build"
-            raise UserError(f"device={name}: {count} CUDA devices are visible{built}; use device=cpu")
+            raise UserError(f"device={name}: torch sees no CUDA device here{built}; use device=cpu")
+        if (device.index or 0) >= count:
+            there = ", ".join(f"cuda:{number}" for number in range(count))
+            raise UserError(f"device={name}: there is no such device; choose one of cpu, {there}")
     return device
 
 
@@ -78,6 +82,7 @@ def _plan(config: RunConfig, train: ImageDataset) -> StreamPlan:
     if config.plan_path is not None:
         plan = StreamPlan.load(config.plan_path)
         plan.check_targets(train.targets)
+        _check_saved_plan(config, plan)
         return plan
     keys = SiBlurrySettings.model_fields
     return si_blurry_plan(
@@ -87,6 +92,20 @@ def _plan(config: RunConfig, train: ImageDataset) -> StreamPlan:
         dataset_name=train.name,
         **{key: getattr(config.scenario, key) for key in keys},
     )
+
+
+def _check_saved_plan(config: RunConfig, plan: StreamPlan) -> None:
+    """What the check of the configuration knows of streams made here, it cannot know of saved ones."""
+    users = {
+        "protocol.train_mask=task": config.protocol.train_mask == "task",
+        f"strategy={config.strategy_name}": config.strategy.needs.task_ids,
+    }
+    needing = [user for user, needs_tasks in users.items() if needs_tasks]
+    if needing and np.any((plan.counts > 0).sum(axis=0) > 1):
+        raise PlanError(
+            f"scenario.plan={config.scenario.plan}: classes of this stream lie in several sessions and belong to no "
+            f"single task, which {needing[0]} needs; choose another, or the plan of a disjoint stream"
+        )
 
 
 def build_learner(config: RunConfig, data: Data, device: torch.device) -> Learner:

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from cl_prompts.errors import UserError
 from cl_prompts.metrics.records import EvaluationPoint
 from cl_prompts.metrics.summary import CURVE_COLUMNS, class_accuracy_rows, curve_rows
-from cl_prompts.runs.files import cannot_write, write_csv, write_json, write_text
+from cl_prompts.runs.files import cannot_write, json_text, overwrite_text, write_csv, write_json, write_text
 
 if TYPE_CHECKING:
     from scenarios.plan import StreamPlan
@@ -154,4 +154,11 @@ class RunDirectory:
 
     def write_summary(self, summary: RunSummary) -> None:
         """Write `summary.json`."""
-        write_json(self.path / "summary.json", summary.to_dict())
+        write_text(self.path / "summary.json", json_text(summary.to_dict()))
+
+    def write_last_summary(self, summary: RunSummary) -> None:
+        """Write `summary.json` of a run that did not finish, even on a full disk, where only the old file has room."""
+        try:
+            self.write_summary(summary)
+        except UserError:
+            overwrite_text(self.path / "summary.json", json_text(summary.to_dict()))

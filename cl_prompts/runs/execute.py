@@ -6,13 +6,14 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 import torch
 
+from cl_prompts.errors import UserError
 from cl_prompts.logging import TensorBoardLog, TerminalProgress, print_header, print_summary
 from cl_prompts.metrics import summarise
 from cl_prompts.metrics.records import EvaluationPoint
@@ -38,6 +39,9 @@ def execute(config: RunConfig) -> int:
     device = check_device(config.device)
     label = f"{config.scenario.name}-{config.strategy_name}-{config.dataset_name}-seed{config.seed}"
     record = _Record(RunDirectory.create(config.output_path, config.name, started, label=label), device, clock)
+    if device.type == "cuda":
+        # Another run of this process, in a sweep, may have needed more.
+        torch.cuda.reset_peak_memory_stats(device)
     record.directory.write_config(config.to_yaml())
     record.write("running")
     try:
@@ -66,7 +70,8 @@ class _Record:
     def watch(self, learner: Learner, data: Data) -> None:
         """Follow the evaluations of a learner."""
         self.learner, self.data = learner, data
-        learner.evaluation.subscribe(self._on_evaluation)
+        # Behind a closure: a strategy that looks through its plugins by their attributes must not find the plan.
+        learner.evaluation.subscribe(lambda strategy, point: self._on_evaluation(strategy, point))
 
     def summary(self, status: Status, error: str | None = None) -> RunSummary:
         """What is known by now."""
@@ -94,20 +99,26 @@ class _Record:
         self.directory.write_summary(self.summary(status, error))
 
     def finish(self, status: Status, error: str | None = None) -> None:
-        """Write the last summary of a run that did not finish; what ended it is the error to report, not this."""
+        """Write the last state of a run that did not finish; what ended it is the error to report, not this."""
+        with suppress(UserError):
+            # An interrupt may have come between a measurement and its row.
+            self._write_curves()
         try:
-            self.write(status, error)
+            self.directory.write_last_summary(self.summary(status, error))
         except Exception as failure:
             print(f"warning: {failure_text(failure)}", file=sys.stderr)
 
     def _on_evaluation(self, strategy: Any, point: EvaluationPoint) -> None:
-        assert self.learner is not None
-        assert self.data is not None
-        evaluation, plan = self.learner.evaluation, self.data.plan
-        self.directory.write_curves(evaluation.points, evaluation.sessions, plan.class_kind)
-        if point.kind == "session":
-            self.directory.write_class_accuracy(evaluation.sessions, self.data.train.class_names)
+        self._write_curves()
         self.write("running")
+
+    def _write_curves(self) -> None:
+        if self.learner is None or self.data is None:
+            return
+        evaluation = self.learner.evaluation
+        self.directory.write_curves(evaluation.points, evaluation.sessions, self.data.plan.class_kind)
+        if evaluation.sessions:
+            self.directory.write_class_accuracy(evaluation.sessions, self.data.train.class_names)
 
 
 def _run(config: RunConfig, device: torch.device, record: _Record, started: datetime) -> None:
@@ -131,7 +142,8 @@ def _run(config: RunConfig, device: torch.device, record: _Record, started: date
                 "train": data.train.identity,
                 "test": data.test.identity,
             },
-            seeds={"plan": config.plan_seed, **asdict(Seeds.from_root(config.seed))},
+            # Of the plan itself: a saved one keeps the seed it was made with.
+            seeds={"plan": plan.requested["seed"], **asdict(Seeds.from_root(config.seed))},
         )
     )
     notices = [text for text in (learner.backbone.notice, *data.train.notes, *data.test.notes, *plan.warnings) if text]
@@ -170,18 +182,25 @@ def _attach(learner: Learner, observers: Sequence[Any]) -> None:
 
 
 def _header(config: RunConfig, data: Data, learner: Learner) -> dict[str, str | Sequence[str]]:
+    """What runs, in lines that fit a terminal of 80 columns; only what has an effect."""
     train, protocol, identity = data.train, config.protocol, learner.backbone.identity
     trained = sum(tensor.numel() for _, tensor in learner.strategy.model.named_trainables())
-    updates = f"{protocol.updates_per_batch:g} updates each"
-    weights = identity.get("sha256") or "none"
-    return {
+    weights, sha256 = identity["checkpoint"], identity["sha256"]
+    rows: dict[str, str | Sequence[str]] = {
         "data": f"{train.name}: {len(train):,} train, {len(data.test):,} test images, {train.num_classes} classes",
         "stream": data.plan.describe(),
-        "backbone": f"{identity.get('timm_name') or identity['name']} at {identity['img_size']} px, "
-        f"weights {identity['checkpoint']} sha256 {str(weights)[:12]}, normalisation {config.backbone.normalisation}",
-        "strategy": f"{config.strategy_name}, {trained:,} trained numbers",
-        "protocol": f"{protocol.name}: batches of {protocol.stream_batch}, {updates}, "
-        f"{protocol.optimizer} lr {protocol.lr:g}, mask {protocol.train_mask}, augmentation {protocol.augmentation}, "
-        f"evaluation every {protocol.eval_every} samples",
-        "device": f"{config.device}, {torch.get_num_threads()} threads, {protocol.precision}",
+        "backbone": f"{identity['timm_name'] or identity['name']} at {identity['img_size']} px, "
+        f"normalisation {config.backbone.normalisation}",
+        "weights": weights if sha256 is None else f"{weights}, sha256 {sha256[:12]}",
+        "strategy": f"{config.strategy_name}, {trained:,} trainable parameters",
+        "protocol": f"{protocol.name}: batches of {protocol.stream_batch}",
     }
+    if learner.strategy.needs.gradient:
+        rows["updates"] = f"{protocol.updates_per_batch:g} for each batch, augmentation {protocol.augmentation}"
+        rows["optimizer"] = f"{protocol.optimizer}, lr {protocol.lr:g}, mask {protocol.train_mask}"
+    if protocol.memory_size:
+        rows["memory"] = f"{protocol.memory_size} past samples, {protocol.replay_batch} added to each batch"
+    every = f"every {protocol.eval_every} samples and " if protocol.eval_every else ""
+    rows["evaluated"] = f"{every}at session ends, mask {protocol.eval_mask}"
+    rows["device"] = f"{config.device}, {torch.get_num_threads()} threads, {protocol.precision}"
+    return rows

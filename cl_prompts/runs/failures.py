@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -32,9 +34,10 @@ def report_failure(error: Exception, *, debug: bool) -> int:
 def failure_text(error: Exception) -> str:
     """An error in one line: ours as it is, known ones of others explained, unexpected ones with their type."""
     if isinstance(error, UserError):
-        return _first_line(error)
-    for applies, text in _KNOWN:
-        if applies(error):
+        return _own_line(error)
+    for explain in _KNOWN:
+        text = explain(error)
+        if text is not None:
             return text
     return f"{type(error).__name__}: {_first_line(error)}{_ADVICE}"
 
@@ -44,27 +47,41 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else "no message"
 
 
-def _is_torchvision_mismatch(error: Exception) -> bool:
-    return isinstance(error, RuntimeError) and "operator torchvision::nms does not exist" in str(error)
+def _own_line(error: UserError) -> str:
+    """The line of one of our errors; torch raises those of its loader's workers anew, their traceback as message."""
+    if not str(error).startswith("Caught "):
+        return _first_line(error)
+    last = str(error).strip().splitlines()[-1]
+    return last.partition(": ")[2] or last
 
 
-def _is_avalanche_home(error: Exception) -> bool:
+def _torchvision_mismatch(error: Exception) -> str | None:
+    if not isinstance(error, RuntimeError) or "operator torchvision::nms does not exist" not in str(error):
+        return None
+    return (
+        "torch and torchvision are different builds, such as a CPU torch beside a CUDA torchvision; install both in "
+        'one command from the same index, then try: python -c "import torch, torchvision; torchvision.ops.nms"'
+    )
+
+
+def _avalanche_home(error: Exception) -> str | None:
     """`import avalanche` writes `.avalanche` into the home folder and fails there, or at a folder above it."""
     if not isinstance(error, OSError) or not error.filename:
-        return False
-    failed, wanted = Path(str(error.filename)), Path.home() / ".avalanche"
-    return failed.is_relative_to(wanted) or wanted.is_relative_to(failed)
-
-
-_KNOWN: tuple[tuple[Callable[[Exception], bool], str], ...] = (
-    (
-        _is_torchvision_mismatch,
-        "torch and torchvision are different builds, such as a CPU torch beside a CUDA torchvision; install both in "
-        'one command from the same index, then try: python -c "import torch, torchvision; torchvision.ops.nms"',
-    ),
-    (
-        _is_avalanche_home,
+        return None
+    failed, wanted = Path(str(error.filename)), Path(os.path.expanduser("~/.avalanche"))
+    if not failed.is_relative_to(wanted) and not wanted.is_relative_to(failed):
+        return None
+    return (
         "Avalanche cannot write its settings into the folder .avalanche of your home folder; make the home folder "
-        "writable or set the variable HOME to one that is",
-    ),
-)
+        "writable or set the variable HOME to one that is"
+    )
+
+
+def _full_disk(error: Exception) -> str | None:
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return f"no space left on the disk{f' for {error.filename}' if error.filename else ''}; free some and start again"
+
+
+_KNOWN: tuple[Callable[[Exception], str | None], ...] = (_torchvision_mismatch, _avalanche_home, _full_disk)
+"""Errors of others that users can put right: error -> the line about it, None where it is another one."""

@@ -39,6 +39,23 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink()
 
 
+def overwrite_text(path: Path, text: str) -> None:
+    """Replace the content of an existing file in its place: the last resort on a disk with no room for another file.
+
+    Not atomic, so only for content that is lost otherwise. Spaces fill it up to the old length: nothing of the old
+    content stays, and a file of the same length needs no new space.
+
+    Raises:
+        UserError: there is no such file, or this fails as well.
+    """
+    content = text.encode("utf-8")
+    try:
+        with path.open("r+b", buffering=0) as file:
+            file.write(content.ljust(path.stat().st_size - 1) + b"\n")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def cannot_write(path: Path, error: OSError) -> UserError:
     """The one line for any file or folder of a run that cannot be written."""
     reason = error.strerror or str(error) or type(error).__name__
@@ -64,7 +81,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         UserError: see `atomic_file`.
     """
-    write_text(path, json.dumps(json_value(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(content))
+
+
+def json_text(content: Mapping[str, Any]) -> str:
+    """Indented JSON; what is not finite becomes null."""
+    return json.dumps(json_value(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def json_value(value: Any) -> Any:

@@ -72,6 +72,7 @@ def call(folder, monkeypatch, capsys):
         17: PermissionError(13, "Permission denied", str(Path.home() / ".avalanche")),
         20: FileNotFoundError(2, "No such file or directory", str(Path.home())),
         21: OSError(28, "No space left on device", "/somewhere/else"),
+        22: PermissionError(13, "Permission denied", "/somewhere/else"),
     }
 
     def execute(config):
@@ -215,7 +216,8 @@ def test_a_run_starts_where_it_was_called_and_leaves_nothing_of_hydra(folder):
         (16, 1, "error: torch and torchvision are different builds"),
         (17, 1, "error: Avalanche cannot write its settings into the folder .avalanche of your home folder"),
         (20, 1, "error: Avalanche cannot write its settings into the folder .avalanche of your home folder"),
-        (21, 1, "error: OSError: [Errno 28] No space left on device: '/somewhere/else' (unexpected"),
+        (21, 1, "error: no space left on the disk for /somewhere/else; free some and start again\n"),
+        (22, 1, "error: PermissionError: [Errno 13] Permission denied: '/somewhere/else' (unexpected"),
         (18, 130, "error: interrupted\n"),
         (19, 1, ""),
     ],

@@ -179,7 +179,8 @@ def test_summary_shows_every_metric_and_where_everything_is(tmp_path, monkeypatc
     assert "finished in 1:15" in text
     assert "12,000 samples, 300 updates, 20 anytime evaluations, 5 sessions" in text
     assert "54,321 trainable parameters, 1,024 MiB peak memory\n" in text
-    assert f"written   runs{os.sep}my run{os.sep} (summary.json, tensorboard{os.sep})\n" in text
+    assert f"written   runs{os.sep}my run{os.sep}\n" in text
+    assert f"files     summary.json, tensorboard{os.sep}\n" in text
     assert "curves    tensorboard --logdir 'runs/my run'\n" in text
 
 

@@ -1,0 +1,124 @@
+"""Runs of a second or two: an untrained two-block ViT on a few scans of digits."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cl_prompts.runs.compose import open_composer
+from cl_prompts.runs.request import read_request
+from cl_prompts.runs.schema import RunConfig
+
+TINY = (
+    "backbone=vit_nano",
+    "backbone.checkpoint=untrained",
+    "backbone.depth=2",
+    "backbone.embed_dim=24",
+    "backbone.num_heads=3",
+    "dataset.train_per_class=4",
+    "dataset.test_pct=10",
+)
+"""Forty training samples, in batches of ten unless a session ends."""
+
+BLOCKS = {"mvp": ("strategy.expert_layers=[1]",), "single_prompt": ("strategy.prompt_layers=2",)}
+"""What a method needs to fit into two blocks."""
+
+QUIET = ("progress=none", "tensorboard=false", "protocol.eval_every=10")
+
+FILES = {"config.yaml", "manifest.json", "plan.npz", "plan.json", "curves.csv", "class_accuracy.csv", "summary.json"}
+"""What every finished run leaves, beside TensorBoard's events."""
+
+
+def tiny_words(strategy: str, *words: str) -> list[str]:
+    """The command line of a tiny run; of words for one key the last one counts."""
+    return [*TINY, f"strategy={strategy}", *BLOCKS.get(strategy, ()), *words]
+
+
+def checked(*words: str, config_dir: Path | None = None, config_name: str | None = None) -> RunConfig:
+    """The checked configuration of a command line without mistakes."""
+    with open_composer(None if config_dir is None else str(config_dir), config_name) as composer:
+        request = read_request(composer, words, multirun=False)
+    assert request.problems == ()
+    (config,) = request.configs
+    return config
+
+
+@dataclass
+class Finished:
+    """A run that is over, whatever its end."""
+
+    code: int
+    folder: Path
+    learner: Any = None
+    files: set[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.files = {path.name for path in self.folder.iterdir()}
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The content of summary.json."""
+        return json.loads((self.folder / "summary.json").read_text(encoding="utf-8"), parse_constant=_no_constant)
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The content of manifest.json."""
+        return json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"), parse_constant=_no_constant)
+
+    @cached_property
+    def curves(self) -> list[dict[str, str]]:
+        """The rows of curves.csv."""
+        return table(self.folder / "curves.csv")
+
+    def rows(self, kind: str) -> list[dict[str, str]]:
+        """The rows of curves.csv of one kind of evaluation."""
+        return [row for row in self.curves if row["kind"] == kind]
+
+    def text(self, name: str) -> str:
+        """The content of a file of the run."""
+        return (self.folder / name).read_text(encoding="utf-8")
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """All tensors of the model at the end."""
+        return self.learner.strategy.model.state_dict()
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def mean(values: Sequence[str]) -> float:
+    """Mean of numbers read from a table."""
+    return sum(map(float, values)) / len(values)
+
+
+def only_folder(output: Path) -> Path:
+    """The folder of the only run in `output`."""
+    (folder,) = (path for path in output.iterdir() if path.name != "sweeps")
+    return folder
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Let torch compute with so many threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _no_constant(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
