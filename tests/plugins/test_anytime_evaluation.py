@@ -85,7 +85,7 @@ class Strategy:
     """What `finish` needs of a strategy once nothing is evaluated anew."""
 
     evaluator = EvaluationPlugin()
-    model = None
+    model = LinearModel()
 
 
 @settings(max_examples=60, deadline=None)

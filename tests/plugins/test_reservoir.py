@@ -73,7 +73,9 @@ def test_replayed_images_are_augmented_under_their_own_sample_ids(tiny_backbone)
 
         def after_forward(self, strategy, *args, **kwargs):
             images = torch.from_numpy(Pictures(TARGETS).images).permute(0, 3, 1, 2)[strategy.mb_sample_ids]
-            assert torch.equal(strategy.mb_x, augment(images, strategy.mb_sample_ids, 0))
+            # A remembered image is drawn anew in every update: the count of all updates is its pass.
+            passes = [0] * strategy.stream_size + [strategy.updates] * (len(images) - strategy.stream_size)
+            assert torch.equal(strategy.mb_x, augment(images, strategy.mb_sample_ids, passes))
             self.checked += len(images)
 
     augment = TrainTransform(16, (0.5,) * 3, (0.25,) * 3, augmentation="crop_flip", seed=3)

@@ -186,7 +186,7 @@ def test_known_queries_change_no_number(tiny_backbone, monkeypatch):
     strategy = train(make_strategy("mvp", tiny_backbone), benchmark)
     dataset = benchmark.test_stream[0].dataset
     known = Evaluator(dataset, num_classes=CLASSES, transform=normalise)(strategy.model, strategy.exposed)
-    monkeypatch.setattr(Evaluator, "_known_queries", lambda self, model: None)
+    monkeypatch.setattr(Evaluator, "_known_queries", lambda self, model, device: None)
     anew = Evaluator(dataset, num_classes=CLASSES, transform=normalise)(strategy.model, strategy.exposed)
     assert known.loss == pytest.approx(anew.loss, rel=1e-6)
     assert (known.confusion == anew.confusion).all()

@@ -12,6 +12,7 @@ from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 from toys import CLASSES, Pictures, TrainNormalise, labels, learned, make_strategy, normalise, stream_of, train
 
 from cl_prompts.errors import StrategyError, UserError
+from cl_prompts.plugins import Reservoir
 from scenarios import TrainTransform
 
 
@@ -233,7 +234,7 @@ def test_a_replaced_loader_is_refused(tiny_backbone):
 @pytest.mark.parametrize(
     "keywords, match",
     [
-        ({"updates_per_batch": 0}, "updates_per_batch=0: must be a number greater than 0"),
+        ({"updates_per_batch": 0}, r"updates_per_batch=0: must be a number of at least 0\.000001"),
         ({"updates_per_batch": -1.5}, "updates_per_batch=-1.5"),
         ({"updates_per_batch": float("nan")}, "updates_per_batch=nan"),
         ({"updates_per_batch": float("inf")}, "updates_per_batch=inf"),
@@ -250,8 +251,33 @@ def test_arguments_out_of_range_are_refused(keywords, match, tiny_backbone):
 
 def test_the_task_mask_needs_announced_classes(tiny_backbone):
     strategy = make_strategy("linear_probe", tiny_backbone, train_mask="task")
-    with refused("mask policy 'task' needs the classes of the current task"):
+    with refused("train_mask='task': this stream shows no sessions; use exposed or batch"):
         train(strategy, stream_of([[0, 1]], view="merged"))
+
+
+def test_the_task_mask_is_refused_where_classes_return(tiny_backbone):
+    strategy = make_strategy("linear_probe", tiny_backbone, train_mask="task")
+    with refused("train_mask='task': classes return in later sessions of this stream; use exposed or batch"):
+        train(strategy, stream_of([[0, 1], [2, 1]]))
+    assert strategy.samples_seen == 2
+
+
+def test_the_session_mask_needs_sessions(tiny_backbone):
+    strategy = make_strategy("linear_probe", tiny_backbone, train_mask="session")
+    with refused("train_mask='session': this stream shows no sessions"):
+        train(strategy, stream_of([[0, 1]], view="merged"))
+
+
+def test_several_processes_are_refused(tiny_backbone, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with refused("WORLD_SIZE=2: every process would see the whole stream; start one process"):
+        make_strategy("linear_probe", tiny_backbone)
+
+
+def test_undeclared_replay_is_refused(tiny_backbone):
+    strategy = make_strategy("ncm", tiny_backbone, plugins=[Reservoir(4, 4)])
+    with refused("NCM declares no replay, but a plugin added samples to its batch"):
+        train(strategy, stream_of([labels(20, range(CLASSES))]))
 
 
 @pytest.mark.parametrize("name", ["mvp", "single_prompt", "linear_probe"])
