@@ -60,16 +60,14 @@ def print_summary(summary: Mapping[str, Any], run_dir: str | Path, *, console: C
     console.print(table)
     folder = Path(run_dir)
     rows: dict[str, str | Sequence[str]] = {
-        "based on": _basis(summary),
+        "based on": _labelled("based on", _basis(summary)),
         "cost": _cost(summary),
         "written": f"{short_path(folder)}{os.sep}",
     }
     if content := _content(folder):
         # Between names a line may break: nobody copies the list.
         lines = textwrap.wrap(", ".join(content), WIDTH - LABEL_WIDTH, break_on_hyphens=False, break_long_words=False)
-        rows["files"] = [
-            f"{label:<{LABEL_WIDTH}}{line}" for label, line in zip_longest(("files",), lines, fillvalue="")
-        ]
+        rows["files"] = _labelled("files", lines)
     if (folder / "tensorboard").is_dir():
         rows["curves"] = f"tensorboard --logdir {shlex.quote(short_path(folder))}"
     _print_rows(console, rows)
@@ -102,14 +100,13 @@ def _title(summary: Mapping[str, Any]) -> str:
     return f"{status} after {seconds}: measured so far"
 
 
-def _basis(summary: Mapping[str, Any]) -> str:
+def _basis(summary: Mapping[str, Any]) -> list[str]:
     metrics = summary.get("metrics", {})
-    forgetting_classes = metrics.get("f_last_classes", 0)
-    return (
+    return [
         f"{summary.get('samples_seen', 0):,} samples, {summary.get('updates', 0):,} updates, "
-        f"{metrics.get('anytime_points', 0)} anytime evaluations, {metrics.get('sessions_measured', 0)} sessions, "
-        f"f_last over {forgetting_classes} classes"
-    )
+        f"{metrics.get('anytime_points', 0)} anytime evaluations,",
+        f"{metrics.get('sessions_measured', 0)} sessions, f_last over {metrics.get('f_last_classes', 0)} classes",
+    ]
 
 
 def _cost(summary: Mapping[str, Any]) -> str:
@@ -120,6 +117,11 @@ def _cost(summary: Mapping[str, Any]) -> str:
         if summary.get(key) is not None:
             parts.append(f"{summary[key] / 2**20:,.0f} MiB peak {where}")
     return ", ".join(parts) or "not measured"
+
+
+def _labelled(label: str, lines: Sequence[str]) -> list[str]:
+    """Lines below each other, the first with the label before it."""
+    return [f"{first:<{LABEL_WIDTH}}{line}" for first, line in zip_longest((label,), lines, fillvalue="")]
 
 
 def _content(folder: Path) -> list[str]:

@@ -52,6 +52,7 @@ def make_manifest(
     """
     return {
         "command": shlex.join(command),
+        "folder": str(Path.cwd()),
         "started": started.isoformat(timespec="seconds"),
         "hashes": dict(hashes),
         "seeds": dict(seeds),

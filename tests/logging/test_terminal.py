@@ -177,7 +177,8 @@ def test_summary_shows_every_metric_and_where_everything_is(tmp_path, monkeypatc
     row = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in text.splitlines() if line.startswith("│")}
     assert (row["a_auc"], row["a_last"], row["f_last"]) == ("12.3", "50.0", "-")
     assert "finished in 1:15" in text
-    assert "12,000 samples, 300 updates, 20 anytime evaluations, 5 sessions" in text
+    assert "based on  12,000 samples, 300 updates, 20 anytime evaluations,\n          5 sessions, f_last over " in text
+    assert max(map(len, text.splitlines())) <= 80
     assert "54,321 trainable parameters, 1,024 MiB peak memory\n" in text
     assert f"written   runs{os.sep}my run{os.sep}\n" in text
     assert f"files     summary.json, tensorboard{os.sep}\n" in text
