@@ -39,7 +39,7 @@ class Evaluator:
         num_classes: columns of the logits.
         transform: uint8 images (batch, 3, h, w) -> float; None if the items are float already.
         batch_size: images a forward pass.
-        device: where to compute.
+        device: where to compute; None where `exposed` is.
         autocast: dtype of autocast, or None.
         mask: classes that compete in a prediction: `exposed`, or `none` for all columns of the head.
 
@@ -55,7 +55,7 @@ class Evaluator:
         num_classes: int,
         transform: Callable[[Tensor], Tensor] | None = None,
         batch_size: int = 128,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = None,
         autocast: torch.dtype | None = None,
         mask: str = "exposed",
     ) -> None:
@@ -65,7 +65,7 @@ class Evaluator:
         self.num_classes = num_classes
         self.transform = transform
         self.batch_size = batch_size
-        self.device = torch.device(device)
+        self.device = None if device is None else torch.device(device)
         self.autocast = autocast
         self.mask = mask
         self.targets = _single_labels(dataset.targets, num_classes)
@@ -87,15 +87,17 @@ class Evaluator:
         Returns:
             Zero counts and a NaN loss if no class is exposed.
         """
+        device = exposed.device if self.device is None else self.device
         chosen = torch.nonzero(exposed.cpu()[self.targets]).flatten()
-        competing = exposed.to(self.device) if self.mask == "exposed" else torch.ones_like(exposed, device=self.device)
-        confusion = torch.zeros(self.num_classes * self.num_classes, dtype=torch.int64, device=self.device)
-        loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        with _evaluating(model), torch.inference_mode(), self._autocast():
-            queries = self._known_queries(model) if len(chosen) else None
+        competing = exposed.to(device) if self.mask == "exposed" else torch.ones_like(exposed, device=device)
+        confusion = torch.zeros(self.num_classes * self.num_classes, dtype=torch.int64, device=device)
+        loss = torch.zeros((), dtype=torch.float64, device=device)
+        with _evaluating(model), torch.inference_mode(), self._autocast(device):
+            queries = self._known_queries(model, device) if len(chosen) else None
+            needs_images = queries is None or not getattr(model, "predicts_from_query", False)
             for indices in chosen.split(self.batch_size) if len(chosen) else ():
-                targets = self.targets[indices].to(self.device)
-                images = self._load(indices)
+                targets = self.targets[indices].to(device)
+                images = self._load(indices, device) if needs_images else None
                 known = () if queries is None else (queries[indices.to(queries.device)],)
                 logits = model(images, *known)
                 logits = mask_logits(logits.float(), self._columns(competing, logits.shape[-1]))
@@ -110,18 +112,18 @@ class Evaluator:
             raise MetricError(f"the model has {columns} logits, the evaluator num_classes={self.num_classes}")
         return competing[:columns]
 
-    def _known_queries(self, model: nn.Module) -> Tensor | None:
+    def _known_queries(self, model: nn.Module, device: torch.device) -> Tensor | None:
         """Frozen queries of all test images, computed once for a model, in data-set order; None for models without."""
         if not isinstance(model, Method) or type(model).query is Method.query:
             return None
         if self._queries_of is None or self._queries_of() is not model:
             batches = torch.arange(len(self.targets)).split(self.batch_size)
-            rows = [row for indices in batches if (row := model.query(self._load(indices))) is not None]
+            rows = [row for indices in batches if (row := model.query(self._load(indices, device))) is not None]
             self._queries, self._queries_of = (torch.cat(rows) if rows else None), weakref.ref(model)
         return self._queries
 
-    def _load(self, indices: Tensor) -> Tensor:
-        images = self._decoded(indices).to(self.device)
+    def _load(self, indices: Tensor, device: torch.device) -> Tensor:
+        images = self._decoded(indices).to(device)
         return images if self.transform is None else self.transform(images)
 
     def _decoded(self, indices: Tensor) -> Tensor:
@@ -142,8 +144,8 @@ class Evaluator:
         )
         return iter(loader)
 
-    def _autocast(self) -> Any:
-        return nullcontext() if self.autocast is None else torch.autocast(self.device.type, dtype=self.autocast)
+    def _autocast(self, device: torch.device) -> Any:
+        return nullcontext() if self.autocast is None else torch.autocast(device.type, dtype=self.autocast)
 
 
 def _first_of_each(items: list[Any]) -> Tensor:

@@ -140,20 +140,22 @@ class TrainTransform:
         """Whether two passes over an image can differ; if not, the result equals `EvalTransform`'s exactly."""
         return self._recipe != AUGMENTATIONS["none"]
 
-    def __call__(self, images: Tensor, sample_ids: Tensor | np.ndarray | Sequence[int], pass_number: int) -> Tensor:
+    def __call__(
+        self, images: Tensor, sample_ids: Tensor | np.ndarray | Sequence[int], passes: int | Sequence[int]
+    ) -> Tensor:
         """Float32 `(batch, 3, size, size)` on the device of the images.
 
         Args:
             images: uint8 `(batch, 3, height, width)`.
             sample_ids: data-set index of each image, int64 `(batch,)`, at least 0; on the CPU, so that nothing waits.
-            pass_number: how often the batch was drawn before, from 0.
+            passes: number of this pass over each image, `(batch,)`, or one number for all: another pass, another draw.
         """
         _require_images(images, ranks=(4,))
         if len(images) != len(sample_ids):
             raise ValueError(f"{len(images)} images but {len(sample_ids)} sample ids")
         if not self.is_random or len(images) == 0:
             return self.evaluation(images)
-        draws = self._draws(np.asarray(torch.as_tensor(sample_ids).cpu()), pass_number)
+        draws = self._draws(np.asarray(torch.as_tensor(sample_ids).cpu()), passes)
         if self._auto_augment is not None:
             images = _auto_augment(images, self._auto_augment, draws)
         images = self.evaluation.resize(images)
@@ -163,12 +165,13 @@ class TrainTransform:
             images = _flip(images, draws)
         return self.evaluation.normalise(images)
 
-    def _draws(self, sample_ids: np.ndarray, pass_number: int) -> np.ndarray:
+    def _draws(self, sample_ids: np.ndarray, passes: int | Sequence[int]) -> np.ndarray:
         """Random words uint64 `(batch, 2)`, or `(1, 2)` shared by the batch."""
         keys = sample_ids[:1] if self.per == "batch" else sample_ids
+        counts = [passes] * len(keys) if isinstance(passes, int) else passes[: len(keys)]
         words = [
-            np.random.Philox(key=[self.seed, int(sample)], counter=[0, 0, 0, pass_number]).random_raw(2)
-            for sample in keys
+            np.random.Philox(key=[self.seed, int(sample)], counter=[0, 0, 0, count]).random_raw(2)
+            for sample, count in zip(keys, counts, strict=True)
         ]
         return np.stack(words)
 

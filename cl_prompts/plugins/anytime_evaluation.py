@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,7 +30,8 @@ class AnytimeEvaluation(SupervisedPlugin):
         every: stream samples between periodic points; 0 evaluates at session ends and at the end alone.
         rule: `exact` (first batch end at or beyond each multiple, x = samples seen) or `official` (strictly beyond,
             at most one a batch, x = the multiple), as in the Si-Blurry code.
-        session_ends: samples seen at the end of each session; None takes the end of each experience.
+        session_ends: samples seen at the end of each session; None takes the end of each experience. They are kept
+            where no attribute leads: a strategy that looks through its plugins finds no boundary before it is past.
 
     Attributes:
         points: periodic points and the final one, in order.
@@ -52,14 +54,15 @@ class AnytimeEvaluation(SupervisedPlugin):
         self.evaluator = evaluator
         self.every = every
         self.rule = RULES[rule]
-        self.session_ends = None if session_ends is None else [int(end) for end in session_ends]
+        self._sessions_ended = None if session_ends is None else _counter(session_ends)
+        self._is_complete = (lambda seen: False) if session_ends is None else _threshold(int(session_ends[-1]))
         self.points: list[EvaluationPoint] = []
         self.sessions: list[EvaluationPoint] = []
         self._exposed = torch.zeros(evaluator.num_classes, dtype=torch.bool)
         self._position = StreamPosition()
         self._next = every
         self._listeners: list[Listener] = []
-        self._latest: tuple[int, EvaluationResult] | None = None
+        self._latest: tuple[tuple[int, int], EvaluationResult] | None = None
 
     def subscribe(self, listener: Listener) -> None:
         """Call `listener(strategy, point)` after every evaluation."""
@@ -86,12 +89,12 @@ class AnytimeEvaluation(SupervisedPlugin):
             if nominal is not None:
                 self._record(strategy, self.points, "periodic", nominal=nominal)
         self._record_ended_sessions(strategy)
-        if self.session_ends is not None and self.session_ends[-1] <= seen and not self._has_final():
+        if self._is_complete(seen) and not self._has_final():
             self._record(strategy, self.points, "final")
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        """Without a plan, an experience is a session."""
-        if self.session_ends is None:
+        """Without a plan, an experience is a session, measured after what the plugins before this one did to it."""
+        if self._sessions_ended is None:
             self._record(strategy, self.sessions, "session", session=len(self.sessions))
 
     def finish(self, strategy: Any) -> None:
@@ -100,8 +103,8 @@ class AnytimeEvaluation(SupervisedPlugin):
             self._record(strategy, self.points, "final")
 
     def _record_ended_sessions(self, strategy: Any) -> None:
-        ends, seen = self.session_ends or [], self._position.samples_seen
-        while len(self.sessions) < len(ends) and ends[len(self.sessions)] <= seen:
+        ended = 0 if self._sessions_ended is None else self._sessions_ended(self._position.samples_seen)
+        while len(self.sessions) < ended:
             self._record(strategy, self.sessions, "session", session=len(self.sessions))
 
     def _has_final(self) -> bool:
@@ -109,9 +112,13 @@ class AnytimeEvaluation(SupervisedPlugin):
 
     def _record(self, strategy: Any, to: list[EvaluationPoint], kind: Any, **place: int) -> None:
         seen = self._position.samples_seen
-        if self._latest is None or self._latest[0] != seen:
-            # Weights move only inside a batch, so one evaluation serves every point that falls on its end.
-            self._latest = (seen, self.evaluator(strategy.model, self._exposed))
+        state = (seen, _version(strategy.model))
+        if self._latest is None or self._latest[0] != state:
+            check = getattr(strategy, "stop_if_not_finite", None)
+            if check is not None:
+                check()
+            # One evaluation serves every point that falls on the same state of the model.
+            self._latest = (state, self.evaluator(strategy.model, self._exposed))
         result = self._latest[1]
         point = EvaluationPoint.from_confusion(
             result.confusion,
@@ -127,6 +134,20 @@ class AnytimeEvaluation(SupervisedPlugin):
             strategy.evaluator.publish_metric_value(MetricValue(self, name, point.accuracy, point.nominal))
         for listener in self._listeners:
             listener(strategy, point)
+
+
+def _version(model: torch.nn.Module) -> int:
+    """Rises with every change in place of a parameter or buffer; the number itself means nothing."""
+    return sum(tensor._version for tensor in (*model.parameters(), *model.buffers()))
+
+
+def _counter(ends: Sequence[int]) -> Callable[[int], int]:
+    known = sorted(int(end) for end in ends)
+    return lambda seen: bisect_right(known, seen)
+
+
+def _threshold(end: int) -> Callable[[int], bool]:
+    return lambda seen: seen >= end
 
 
 def _exact(seen: int, due: int, every: int) -> tuple[int | None, int]:

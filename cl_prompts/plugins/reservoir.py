@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from bisect import bisect_right
 from typing import Any
 
 import torch
@@ -36,17 +37,18 @@ class Reservoir(SupervisedPlugin):
         self.sampler = ReservoirSampler(size, seed, rule)
         self.batch_size = batch_size
         self._position = StreamPosition()
-        self._places: list[tuple[Any, int]] = []  # sample number -> (data set of its experience, position there)
-        self._start = 0
+        self._datasets: list[Any] = []
+        self._starts: list[int] = []  # sample number at which each of them begins
+        self._total = 0
 
     def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Note where the samples of this experience lie."""
         if kwargs.get("shuffle", _shuffles_by_default(strategy)):
             raise StrategyError(_KEEP_ORDER)
         self._position.begin_epoch(strategy)
-        self._start = len(self._places)
-        dataset = strategy.adapted_dataset
-        self._places.extend((dataset, position) for position in range(len(dataset)))
+        self._datasets.append(strategy.adapted_dataset)
+        self._starts.append(self._total)
+        self._total += len(strategy.adapted_dataset)
 
     def before_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Check that the batch is the next one of the stream."""
@@ -61,7 +63,7 @@ class Reservoir(SupervisedPlugin):
         numbers = self.draw(self.batch_size)
         if not numbers:
             return
-        items = [self._places[number] for number in numbers]
+        items = [self._place(number) for number in numbers]
         replay = default_collate([dataset[position] for dataset, position in items])
         strategy.mbatch = [
             torch.cat([stream, memory.to(stream.device)])
@@ -83,13 +85,18 @@ class Reservoir(SupervisedPlugin):
     def _next_numbers(self, rows: int) -> list[int]:
         return list(range(self._position.samples_seen, self._position.samples_seen + rows))
 
+    def _place(self, number: int) -> tuple[Any, int]:
+        """Data set of the sample's experience, and its position there."""
+        which = bisect_right(self._starts, number) - 1
+        return self._datasets[which], number - self._starts[which]
+
     def _target(self, number: int) -> int:
-        dataset, position = self._places[number]
+        dataset, position = self._place(number)
         return int(dataset.targets[position])
 
     def _sample_id(self, number: int) -> int:
         """Data-set index; the place in the stream where the data set does not carry indices."""
-        dataset, position = self._places[number]
+        dataset, position = self._place(number)
         ids = getattr(dataset, "sample_ids", None)
         return number if ids is None else int(ids[position])
 

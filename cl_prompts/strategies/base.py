@@ -8,6 +8,7 @@ tensors and nothing else, and closed-form learners in the same loop. Every hook 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
@@ -26,8 +27,9 @@ from cl_prompts.errors import StrategyError
 from cl_prompts.masks import EVAL_MASKS, FINITE_FILL, MASK_POLICIES, ClassTracker, mask_logits
 from cl_prompts.strategies.declaration import StrategySettings
 from cl_prompts.strategies.method import Method, TrainingOutputs
+from cl_prompts.strategies.watch import TrainingWatch
 
-TrainTransform = Callable[[Tensor, Tensor, int], Tensor]
+TrainTransform = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 EvalTransform = Callable[[Tensor], Tensor]
 
 AUTOCAST: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
@@ -45,7 +47,7 @@ class ContinualStrategy(SupervisedTemplate):
         updates_per_batch: optimizer steps on each stream batch; fractions carry over (0.5: every second batch).
         train_mask: classes that compete in the loss: none, exposed, task, batch or session.
         eval_mask: the same at evaluation: exposed or none.
-        train_transform: (uint8 images (batch, 3, h, w), sample ids (batch,), pass number) -> float images; None if
+        train_transform: (uint8 images (batch, 3, h, w), sample ids (batch,), passes (batch,)) -> float images; None if
             the benchmark's own transforms already give float images.
         eval_transform: uint8 images -> float images, as above.
         optimizer: trained tensors -> optimizer; Adam with learning rate 5e-3 as in the Si-Blurry scripts if None.
@@ -60,7 +62,7 @@ class ContinualStrategy(SupervisedTemplate):
         samples_seen: stream samples trained on, each once whatever the updates; the x axis of every curve.
         updates: optimizer steps (or closed-form fits) done.
         classes: the `ClassTracker`; `exposed` is its vector of classes seen so far.
-        last_losses: named detached losses and diagnostics of the last update, on the device.
+        watch: running accuracy, latest losses and the guard against losses that are not finite.
         mb_sample_ids: (batch,) data-set indices of the current mini-batch, replay included.
         stream_size: how many of the mini-batch's rows come from the stream; the rest is replay.
         mb_output: logits (batch, classes) of the current mini-batch, finite, and in training with the graph behind
@@ -92,8 +94,12 @@ class ContinualStrategy(SupervisedTemplate):
         plugins: Sequence[BasePlugin] | None = None,
         evaluator: EvaluationPlugin | None = None,
     ) -> None:
-        if not 0 < updates_per_batch < float("inf"):
-            raise StrategyError(f"updates_per_batch={updates_per_batch}: must be a number greater than 0")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise StrategyError(
+                f"WORLD_SIZE={os.environ['WORLD_SIZE']}: every process would see the whole stream; start one process"
+            )
+        if not 1e-6 <= updates_per_batch < float("inf"):
+            raise StrategyError(f"updates_per_batch={updates_per_batch}: must be a number of at least 0.000001")
         _check_choice("precision", precision, AUTOCAST)
         _check_choice("train_mask", train_mask, MASK_POLICIES)
         _check_choice("eval_mask", eval_mask, EVAL_MASKS)
@@ -124,7 +130,7 @@ class ContinualStrategy(SupervisedTemplate):
         self.classes = ClassTracker(num_classes, self.device)
         self.samples_seen = 0
         self.updates = 0
-        self.last_losses: dict[str, Tensor] = {}
+        self.watch = TrainingWatch(self.device)
         self.mb_sample_ids = torch.empty(0, dtype=torch.int64)
         self.stream_size = 0
         self._carry = Fraction(0)
@@ -132,8 +138,8 @@ class ContinualStrategy(SupervisedTemplate):
         self._pass_number = 0
         self._outputs: TrainingOutputs | None = None
         self._fixed_query: Tensor | None = None
-        self._accuracy = torch.zeros((), device=self.device)
-        self._all_finite = torch.ones((), dtype=torch.bool, device=self.device)
+        # Iterating a loader draws a base seed; a generator of its own keeps the global one untouched.
+        self._loader_generator = torch.Generator().manual_seed(seed)
 
     # --- what loggers read ------------------------------------------------------------------------------------------
 
@@ -145,8 +151,16 @@ class ContinualStrategy(SupervisedTemplate):
     @property
     def running_accuracy(self) -> float:
         """Share of correct training predictions before each update, averaged over roughly the last 50 updates."""
-        weight = 1 - 0.98**self.updates
-        return float(self._accuracy) / weight if self.updates else float("nan")
+        return self.watch.running_accuracy
+
+    @property
+    def last_losses(self) -> dict[str, Tensor]:
+        """Named detached losses and diagnostics of the last update, on the device."""
+        return self.watch.last_losses
+
+    def stop_if_not_finite(self) -> None:
+        """Raise a `StrategyError` if a loss so far was NaN or infinite; waits for the device."""
+        self.watch.stop_if_not_finite(self.samples_seen, self.updates)
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
@@ -182,7 +196,7 @@ class ContinualStrategy(SupervisedTemplate):
             if due == 0:
                 self._predict_without_update()
             self._after_training_iteration(**kwargs)
-        self._stop_if_not_finite()
+        self.stop_if_not_finite()
 
     def _updates_due(self) -> int:
         if not self.needs.gradient:
@@ -192,23 +206,28 @@ class ContinualStrategy(SupervisedTemplate):
     def _update(self, **kwargs: Any) -> None:
         self.loss = self._make_empty_loss()
         self._before_forward(**kwargs)
+        if self.needs.replay == "none" and len(self.mb_y) > self.stream_size:
+            raise StrategyError(f"{type(self).__name__} declares no replay, but a plugin added samples to its batch")
         self.mb_output = self.forward()
+        self.watch.predicted(self.mb_output, self.mb_y)
         self._after_forward(**kwargs)
         if self.needs.gradient:
             assert self.optimizer is not None
+            assert self._outputs is not None
             self.optimizer.zero_grad(set_to_none=True)
             self.loss = self.loss + self.criterion()
             self._before_backward(**kwargs)
-            self._watch()
+            self.watch.lost(self._outputs.losses | self._outputs.diagnostics, self.loss)
+            # Reading the flag waits for the device: free on a CPU, a stall in every step on a GPU.
+            if self.device.type == "cpu" or self.updates % 50 == 0:
+                self.stop_if_not_finite()
             self.backward()
             self._after_backward(**kwargs)
             self._before_update(**kwargs)
             self.optimizer_step()
-            self.updates += 1
+        self.updates += 1
+        if self.needs.gradient:
             self._after_update(**kwargs)
-        else:
-            self._watch()
-            self.updates += 1
 
     def forward(self) -> Tensor:
         """Logits of the current mini-batch (batch, classes); in training also prepares the named losses."""
@@ -217,15 +236,16 @@ class ContinualStrategy(SupervisedTemplate):
         images = self._transformed_for_training()
         self.mbatch[0] = images
         if not self.needs.gradient:
-            with torch.no_grad():
-                logits = self._predict(images)
-            self.model.fit(images, self.mb_y)
+            with torch.no_grad(), self._autocast():
+                query = self.model.query(images)
+                logits = self._predict(images, query)
+                self.model.fit(images, self.mb_y, query)
             return logits
         with self._autocast():
             allowed = self.classes.allowed(self.train_mask, self.mb_y)
             self._outputs = self.model.training_outputs(images, self.mb_y, allowed, self._query_of_fixed(images))
         # Other plugins read the logits too: infinity times a teacher's zero probability would be NaN.
-        return self._outputs.logits.clamp(min=FINITE_FILL)
+        return self._outputs.logits.float().clamp(min=FINITE_FILL)
 
     def criterion(self) -> Tensor:
         """Sum of the method's named losses in training; masked cross-entropy in evaluation."""
@@ -243,8 +263,11 @@ class ContinualStrategy(SupervisedTemplate):
             return images
         if transform is self.eval_transform:
             return self.eval_transform(images)  # type: ignore[misc]
-        # The pass number joins the seed, so that each update sees fresh pixels, the same whatever the workers.
-        return transform(images, self.mb_sample_ids, self._pass_number)  # type: ignore[misc, call-arg]
+        # The pass joins the seed, so that each update sees fresh pixels, the same whatever the workers. A remembered
+        # image comes back in later batches, where only the count of all updates is new each time.
+        replayed = len(images) - self.stream_size
+        passes = [self._pass_number] * self.stream_size + [self.updates] * replayed
+        return transform(images, self.mb_sample_ids, passes)  # type: ignore[misc, call-arg]
 
     def _transformed_for_evaluation(self, images: Tensor) -> Tensor:
         return self.eval_transform(images) if _needs_transform(images, self.eval_transform) else images  # type: ignore[misc]
@@ -259,9 +282,9 @@ class ContinualStrategy(SupervisedTemplate):
 
     # --- prediction -------------------------------------------------------------------------------------------------
 
-    def _predict(self, images: Tensor) -> Tensor:
+    def _predict(self, images: Tensor, query: Tensor | None = None) -> Tensor:
         with self._autocast():
-            logits = self.model(images).float()
+            logits = self.model(images, query).float()
         return mask_logits(logits, self.exposed, FINITE_FILL) if self.eval_mask == "exposed" else logits
 
     @torch.no_grad()
@@ -277,34 +300,12 @@ class ContinualStrategy(SupervisedTemplate):
         dtype = AUTOCAST[self.precision]
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
 
-    # --- watching ---------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def _watch(self) -> None:
-        correct = (self.mb_output.argmax(-1) == self.mb_y).float().mean()
-        self._accuracy = 0.98 * self._accuracy + 0.02 * correct
-        if self._outputs is not None:
-            named = self._outputs.losses | self._outputs.diagnostics
-            self.last_losses = {name: value.detach() for name, value in named.items()}
-            self.last_losses["total"] = self.loss.detach().squeeze()
-            self._all_finite &= torch.isfinite(self.loss).all()
-        # Reading the flag waits for the device: free on a CPU, a stall in every step on a GPU.
-        if self.device.type == "cpu" or self.updates % 50 == 0:
-            self._stop_if_not_finite()
-
-    def _stop_if_not_finite(self) -> None:
-        if not bool(self._all_finite):
-            losses = ", ".join(f"{name}={float(value):g}" for name, value in self.last_losses.items())
-            raise StrategyError(
-                f"the loss is not finite after {self.samples_seen} samples and {self.updates} updates ({losses}); "
-                "lower protocol.lr or use protocol.precision=fp32"
-            )
-
     # --- Avalanche's template ---------------------------------------------------------------------------------------
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         self._check_targets()
         announced = getattr(self.experience, "classes_in_this_experience", None)
+        self._check_mask_fits(announced)
         self.classes.begin_session(None if announced is None else torch.tensor(sorted(announced)))
         super()._before_training_exp(**kwargs)
 
@@ -336,8 +337,7 @@ class ContinualStrategy(SupervisedTemplate):
             num_workers=num_workers,
             pin_memory=self.device.type == "cuda",
             collate_fn=getattr(self.adapted_dataset, "collate_fn", None),
-            # Iterating a loader draws a base seed; its own generator keeps the global one untouched.
-            generator=torch.Generator().manual_seed(0),
+            generator=self._loader_generator,
         )
 
     def _sample_ids_of_experience(self) -> Tensor:
@@ -346,6 +346,16 @@ class ContinualStrategy(SupervisedTemplate):
         if ids is None:
             return torch.arange(self.samples_seen, self.samples_seen + len(self.adapted_dataset))
         return torch.as_tensor(list(ids), dtype=torch.int64)
+
+    def _check_mask_fits(self, announced: Iterable[int] | None) -> None:
+        """Masks by session or task say nothing on a stream without them, or whose classes return."""
+        if self.train_mask not in ("task", "session"):
+            return
+        advice = "use exposed or batch"
+        if announced is None:
+            raise StrategyError(f"train_mask={self.train_mask!r}: this stream shows no sessions; {advice}")
+        if self.train_mask == "task" and bool(self.exposed[sorted(announced)].any()):
+            raise StrategyError(f"train_mask='task': classes return in later sessions of this stream; {advice}")
 
     def _check_targets(self) -> None:
         targets: Iterable[int] = getattr(self.experience.dataset, "targets", [])

@@ -1,4 +1,7 @@
-"""Linear probe: a trained head on frozen features, the least a prompt has to beat."""
+"""Linear probe: a trained head on frozen features, the least a prompt has to beat.
+
+It trains on the protocol's augmented images, like the methods it is compared with; with `protocol.augmentation=none`
+the frozen features of a batch are computed once for all its updates."""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from cl_prompts.backbones import FrozenViT
 from cl_prompts.masks import mask_logits
 from cl_prompts.strategies.base import ContinualStrategy
 from cl_prompts.strategies.declaration import Field, Needs, StrategySettings
-from cl_prompts.strategies.method import Method, TrainingOutputs, make_head
+from cl_prompts.strategies.method import Method, TrainingOutputs, apply_head, make_head
 
 
 class LinearProbeSettings(StrategySettings):
@@ -28,6 +31,7 @@ class LinearProbeMethod(Method):
     """The learner: nothing but `head` on the features of the un-prompted backbone."""
 
     settings_class = LinearProbeSettings
+    predicts_from_query = True
 
     def __init__(
         self, backbone: FrozenViT, num_classes: int, settings: LinearProbeSettings, generator: torch.Generator
@@ -39,16 +43,19 @@ class LinearProbeMethod(Method):
         """The features themselves, (batch, width)."""
         return self.backbone.query(images)
 
-    def forward(self, images: Tensor, query: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor | None, query: Tensor | None = None) -> Tensor:
         """Logits (batch, classes); with a known `query` the images are not looked at."""
-        return self.head(self.query(images) if query is None else query)
+        if query is None:
+            assert images is not None
+            query = self.query(images)
+        return apply_head(self.head, query)
 
     def training_outputs(
         self, images: Tensor, targets: Tensor, allowed: Tensor, query: Tensor | None = None
     ) -> TrainingOutputs:
         """One update's loss: `classification`, the cross-entropy of the competing classes."""
         features = self.query(images) if query is None else query
-        logits = mask_logits(self.head(features), allowed)
+        logits = mask_logits(apply_head(self.head, features), allowed)
         return TrainingOutputs({"classification": F.cross_entropy(logits, targets)}, logits, features)
 
 

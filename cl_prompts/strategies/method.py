@@ -46,6 +46,8 @@ class Method(nn.Module):
     """
 
     settings_class: ClassVar[type[StrategySettings]]
+    predicts_from_query: ClassVar[bool] = False
+    """`forward` reads nothing but the query: with a known one it takes None for the images."""
 
     def __init__(
         self, backbone: FrozenViT, num_classes: int, settings: StrategySettings, generator: torch.Generator
@@ -78,7 +80,7 @@ class Method(nn.Module):
         """
         raise StrategyError(f"{type(self).__name__} is fitted in closed form and has no training losses")
 
-    def fit(self, images: Tensor, targets: Tensor) -> None:
+    def fit(self, images: Tensor, targets: Tensor, query: Tensor | None = None) -> None:
         """Take up one stream batch in closed form; arguments as in `training_outputs`."""
         raise StrategyError(f"{type(self).__name__} learns by gradient and cannot be fitted in closed form")
 
@@ -121,6 +123,12 @@ def linear_head(width: int, num_classes: int, generator: torch.Generator) -> nn.
         nn.init.trunc_normal_(head.weight, std=0.02, generator=generator)
         head.bias.zero_()
     return head
+
+
+def apply_head(head: nn.Module, features: Tensor) -> Tensor:
+    """Logits in the head's own precision: rounding them to bfloat16 would tie classes, and costs nothing to avoid."""
+    with torch.autocast(features.device.type, enabled=False):
+        return head(features.to(next(head.parameters()).dtype))
 
 
 def make_head(kind: str, width: int, num_classes: int, temperature: float, generator: torch.Generator) -> nn.Module:

@@ -26,7 +26,7 @@ from cl_prompts.prompts.layout import LAYOUTS, ROWS_PER_LENGTH, merge
 from cl_prompts.prompts.selection import select_prompts
 from cl_prompts.strategies.base import ContinualStrategy
 from cl_prompts.strategies.declaration import Field, LayerIndices, Needs, StrategySettings
-from cl_prompts.strategies.method import Method, TrainingOutputs, linear_head
+from cl_prompts.strategies.method import Method, TrainingOutputs, apply_head, linear_head
 
 
 class MVPSettings(StrategySettings):
@@ -149,7 +149,7 @@ class MVPMethod(Method):
         if query is None:
             query = self._query(images, tokens)
         selected = self._select(query)
-        logits = self.head(self._features(images, selected.choice, tokens))
+        logits = apply_head(self.head, self._features(images, selected.choice, tokens))
         soft_mask = self._soft_mask(selected.choice)
         if self.training:
             self._count(selected.choice)
@@ -169,7 +169,7 @@ class MVPMethod(Method):
         soft_mask = self._soft_mask(selected.choice)
 
         def logits_of(inputs: Tensor) -> Tensor:
-            raw = self.head(inputs)
+            raw = apply_head(self.head, inputs)
             return mask_logits(raw if soft_mask is None else soft_mask * raw, allowed)
 
         unscaled = scaled = logits_of(features)

@@ -44,6 +44,7 @@ class NCMMethod(Method):
     """The learner: `sums` (classes, width) and `counts` (classes,), both float64 and filled by `fit`."""
 
     settings_class = NCMSettings
+    predicts_from_query = True
 
     def __init__(
         self, backbone: FrozenViT, num_classes: int, settings: NCMSettings, generator: torch.Generator
@@ -59,18 +60,24 @@ class NCMMethod(Method):
         """The features themselves, (batch, width)."""
         return self.backbone.query(images)
 
-    def forward(self, images: Tensor, query: Tensor | None = None) -> Tensor:
-        """Scores of all classes (batch, classes) float32; `FINITE_FILL` for a class without a sample."""
-        features = self.query(images) if query is None else query
+    def forward(self, images: Tensor | None, query: Tensor | None = None) -> Tensor:
+        """Scores of all classes (batch, classes) float32, the best at 0; `FINITE_FILL` without a sample."""
+        if query is None:
+            assert images is not None
+            query = self.query(images)
         means = self.sums / self.counts.clamp(min=1)[:, None]
+        known = self.counts > 0
+        scores = self.scores(query.double(), means).masked_fill(~known, float("-inf"))
+        # Relative to the best: squared distances of wide features lie below any finite fill.
+        scores = scores - scores.amax(-1, keepdim=True)
         # The zero mean of a class without a sample is a place like any other: it must not attract.
-        return mask_logits(self.scores(features.double(), means).float(), self.counts > 0, FINITE_FILL)
+        return mask_logits(scores.float(), known, FINITE_FILL)
 
     @torch.no_grad()
-    def fit(self, images: Tensor, targets: Tensor) -> None:
+    def fit(self, images: Tensor, targets: Tensor, query: Tensor | None = None) -> None:
         """Add a batch to the running sums."""
-        features = self.query(images).double()
-        self.sums.index_add_(0, targets, features)
+        features = self.query(images) if query is None else query
+        self.sums.index_add_(0, targets, features.double())
         self.counts.index_add_(0, targets, torch.ones_like(targets, dtype=torch.float64))
 
 

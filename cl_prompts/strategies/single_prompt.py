@@ -19,7 +19,7 @@ from cl_prompts.masks import mask_logits
 from cl_prompts.prompts.layout import merge, projected_prefixes_by_layer
 from cl_prompts.strategies.base import ContinualStrategy
 from cl_prompts.strategies.declaration import Field, Needs, StrategySettings
-from cl_prompts.strategies.method import Method, TrainingOutputs, make_head
+from cl_prompts.strategies.method import Method, TrainingOutputs, apply_head, make_head
 
 
 class SinglePromptSettings(StrategySettings):
@@ -62,14 +62,14 @@ class SinglePromptMethod(Method):
 
     def forward(self, images: Tensor, query: Tensor | None = None) -> Tensor:
         """Logits (batch, classes)."""
-        return self.head(self._features(images))
+        return apply_head(self.head, self._features(images))
 
     def training_outputs(
         self, images: Tensor, targets: Tensor, allowed: Tensor, query: Tensor | None = None
     ) -> TrainingOutputs:
         """One update's loss: `classification`, the cross-entropy of the competing classes."""
         features = self._features(images)
-        logits = mask_logits(self.head(features), allowed)
+        logits = mask_logits(apply_head(self.head, features), allowed)
         return TrainingOutputs({"classification": F.cross_entropy(logits, targets)}, logits, features)
 
     def _features(self, images: Tensor) -> Tensor:

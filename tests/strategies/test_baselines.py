@@ -70,8 +70,11 @@ def test_scores_by_hand_and_a_class_without_sample_never_wins(similarity, tiny_b
         model.counts[0], model.counts[2] = 2.0, 1.0
     features = torch.full((1, 24), -2.0)
     scores = model(torch.zeros(1), features)[0].tolist()
-    expected = {"cosine": [-1.0, FINITE_FILL, 1.0], "euclidean": [-24 * 25.0, FINITE_FILL, -24 * 1.0]}
+    # Relative to the best one, so that the squared distances of wide features stay above the fill.
+    expected = {"cosine": [-2.0, FINITE_FILL, 0.0], "euclidean": [-24 * 24.0, FINITE_FILL, 0.0]}
     assert scores == pytest.approx(expected[similarity], rel=1e-5)
+    far = model(torch.zeros(1), 1000 * features)[0]
+    assert int(far.argmax()) != 1
     # Nearer to the zero vector than to any mean: still not the class without a sample.
     near_zero = torch.full((1, 24), 0.01)
     assert int(model(torch.zeros(1), near_zero).argmax()) != 1
