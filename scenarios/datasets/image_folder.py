@@ -94,7 +94,8 @@ def load(
             f"decoded images need {megabytes:,.0f} MB, more than dataset.cache_mb={settings.cache_mb}: "
             "they are decoded anew at each use"
         )
-    shared = len(set(test.digests) & set(train.digests))
+    known = set(train.digests)
+    shared = sum(digest in known for digest in test.digests)
     if shared:
         notes.append(f"{shared} test images are byte for byte training images, too")
     identity: dict[str, str | int] = {

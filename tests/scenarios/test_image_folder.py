@@ -180,6 +180,8 @@ def test_test_images_that_are_training_images_are_noted(tmp_path):
     make_tree(tmp_path)
     save(tmp_path / "test" / "bee" / "copy.png", seed=0)
     assert load(tmp_path)[0].notes == ("1 test images are byte for byte training images, too",)
+    save(tmp_path / "test" / "bee" / "second copy.png", seed=0)
+    assert load(tmp_path)[0].notes == ("2 test images are byte for byte training images, too",)
 
 
 # Pixels
