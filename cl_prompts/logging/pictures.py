@@ -13,6 +13,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from cl_prompts.logging.glyphs import drawable
 from cl_prompts.metrics.accuracy import class_accuracy, total_accuracy
 from cl_prompts.metrics.records import EvaluationPoint
 from scenarios.plan import ABSENT, BLURRY, StreamPlan
@@ -38,7 +39,7 @@ def stream_picture(plan: StreamPlan) -> Figure:
     sessions, classes = counts.shape
     disjoint = int(np.sum(kind[order] != BLURRY))
 
-    names = [_name(plan.class_names, number) for number in order]
+    names, families = _names(plan.class_names, order)
     height = 1.9 + 0.36 * sessions + (0.9 if _are_long(names) else 0)
     figure = Figure(figsize=(_width(classes), height), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
@@ -50,7 +51,7 @@ def stream_picture(plan: StreamPlan) -> Figure:
         _write_cells(axes, counts, counts > 0.4 * top, skip=counts == 0)
     sizes = counts.sum(axis=1)
     axes.set_yticks(range(sessions), [f"session {row}  ({size:,})" for row, size in enumerate(sizes)])
-    _class_ticks(axes.xaxis, names)
+    _class_ticks(axes.xaxis, names, families)
     axes.set_xlabel("class, by home session")
     for start, number, word in ((0, disjoint, "disjoint"), (disjoint, classes - disjoint, "blurry")):
         if number:
@@ -79,7 +80,7 @@ def confusion_picture(
     shown = np.flatnonzero(exposed)
     inside = confusion[np.ix_(shown, shown)]
     outside = confusion[shown].sum(axis=1) - inside.sum(axis=1)
-    names = [_name(class_names, number) for number in shown]
+    names, families = _names(class_names, shown)
     columns = list(names)
     if outside.any():
         inside = np.column_stack([inside, outside])
@@ -94,8 +95,8 @@ def confusion_picture(
     if len(columns) <= WRITTEN_CELLS:
         percents = np.rint(100 * np.nan_to_num(shares)).astype(np.int64)
         _write_cells(axes, percents, shares > 0.3, skip=percents == 0)
-    _class_ticks(axes.xaxis, columns)
-    _class_ticks(axes.yaxis, names)
+    _class_ticks(axes.xaxis, columns, families)
+    _class_ticks(axes.yaxis, names, families)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     accuracy = total_accuracy(np.diagonal(confusion), confusion.sum(axis=1))
@@ -151,17 +152,25 @@ def _width(columns: int, smallest: float = 6.0, largest: float = 14.0) -> float:
     return float(np.clip(2.5 + 0.4 * columns, smallest, largest))
 
 
-def _name(class_names: Sequence[str] | None, number: Any) -> str:
-    return str(number) if class_names is None else str(class_names[number])
+def _names(class_names: Sequence[str] | None, numbers: npt.NDArray[np.integer]) -> tuple[list[str], list[str]]:
+    """Labels of these classes, and the font families that have their letters; "class 3" where none has."""
+    if class_names is None:
+        return [str(number) for number in numbers], []
+    names = [str(class_names[number]) for number in numbers]
+    can_be_drawn, families = drawable(names)
+    pairs = zip(names, numbers, can_be_drawn, strict=True)
+    return [name if possible else f"class {number}" for name, number, possible in pairs], families
 
 
-def _class_ticks(axis: Any, names: Sequence[str]) -> None:
+def _class_ticks(axis: Any, names: Sequence[str], families: Sequence[str]) -> None:
     step = 1 if len(names) <= NAMED_TICKS else -(-len(names) // NAMED_TICKS)
     places = range(0, len(names), step)
     long = axis.axis_name == "x" and _are_long(names)
     axis.set_ticks(places, [_shortened(names[place]) for place in places], rotation=60 if long else 0, fontsize="small")
-    if long:
-        for label in axis.get_ticklabels():
+    for label in axis.get_ticklabels():
+        if families:
+            label.set_fontfamily(list(families))
+        if long:
             label.set(ha="right", rotation_mode="anchor")
 
 

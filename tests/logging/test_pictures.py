@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from evaluation_points import small_run
 
-from cl_prompts.logging import confusion_picture, curve_picture, stream_picture, to_array
+from cl_prompts.logging import confusion_picture, curve_picture, glyphs, stream_picture, to_array
 from scenarios.si_blurry import si_blurry_plan
 
 
@@ -65,6 +66,35 @@ def test_confusion_picture_shows_exposed_classes_and_predictions_outside_them():
     assert written(figure) == {(0, 0): "75", (0, 1): "25", (1, 0): "50", (1, 2): "50"}
     assert axes.get_title() == "accuracy 37.5 % on 2 exposed classes"
     assert to_array(confusion_picture(confusion, np.array([True, True, True]))).std() > 5
+
+
+def tick_labels(names):
+    """Labels of a confusion picture that is drawn without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = confusion_picture(np.eye(len(names), dtype=np.int64), np.ones(len(names), bool), names)
+        to_array(figure)
+    return figure.axes[0].get_yticklabels()
+
+
+@pytest.mark.parametrize("families", [(), ("No Such Font",)])
+def test_names_without_a_font_become_numbers(families, monkeypatch):
+    monkeypatch.setattr(glyphs, "FALLBACKS", families)
+    names = ["ant", "\u8702", "\u0161koda", "b\U0001f41d"]
+    assert [label.get_text() for label in tick_labels(names)] == ["ant", "class 1", "\u0161koda", "class 3"]
+
+
+def test_names_are_drawn_in_an_installed_font_that_has_their_letters(monkeypatch):
+    """Of two fonts that Matplotlib brings, the one in use lacks a letter that the other has."""
+    main, other = (glyphs._letters(glyphs._installed(family)) for family in ("DejaVu Sans Mono", "DejaVu Sans"))
+    letter = next(letter for letter in sorted(other - main) if letter.isalpha())
+    monkeypatch.setitem(glyphs.rcParams, "font.family", ["DejaVu Sans Mono"])
+    monkeypatch.setattr(glyphs, "FALLBACKS", ())
+    assert glyphs.drawable(["ant", letter]) == ([True, False], ["DejaVu Sans Mono"])
+    monkeypatch.setattr(glyphs, "FALLBACKS", ("No Such Font", "DejaVu Sans"))
+    labels = tick_labels(["ant", letter])
+    assert [label.get_text() for label in labels] == ["ant", letter]
+    assert labels[1].get_fontfamily() == ["DejaVu Sans Mono", "DejaVu Sans"]
 
 
 def test_curve_picture_has_every_point():
