@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cl_prompts.logging.console import print_header, print_summary
+    from cl_prompts.logging.console import print_header, print_summary, reading_progress
     from cl_prompts.logging.pictures import confusion_picture, curve_picture, stream_picture, to_array
     from cl_prompts.logging.tensorboard import TensorBoardLog
     from cl_prompts.logging.terminal import TerminalProgress
@@ -18,6 +18,7 @@ _MODULE_OF = {
     "curve_picture": "pictures",
     "print_header": "console",
     "print_summary": "console",
+    "reading_progress": "console",
     "stream_picture": "pictures",
     "to_array": "pictures",
 }
@@ -29,6 +30,7 @@ __all__ = [
     "curve_picture",
     "print_header",
     "print_summary",
+    "reading_progress",
     "stream_picture",
     "to_array",
 ]

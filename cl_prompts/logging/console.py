@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import shlex
+import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,25 @@ def print_header(
     _print_rows(console, rows)
     for warning in warnings:
         _print_line(console, Text.assemble(("warning  ".ljust(LABEL_WIDTH), "bold yellow"), warning))
+
+
+def reading_progress(*, every: float = 2.0, clock: Callable[[], float] = time.monotonic) -> Callable[[int, int], None]:
+    """A callback (images done, images in all) that says on the error stream how far reading is.
+
+    Args:
+        every: seconds between two lines, and before the first.
+        clock: seconds.
+    """
+    last = clock()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = clock()
+        if now - last >= every:
+            last = now
+            print(f"reading images {done:,} of {total:,}", file=sys.stderr, flush=True)
+
+    return report
 
 
 def print_summary(summary: Mapping[str, Any], run_dir: str | Path, *, console: Console | None = None) -> None:
@@ -102,10 +123,15 @@ def _title(summary: Mapping[str, Any]) -> str:
 
 def _basis(summary: Mapping[str, Any]) -> list[str]:
     metrics = summary.get("metrics", {})
+    seen, ended = summary.get("samples_seen", 0), metrics.get("sessions_measured", 0)
+    samples, sessions = summary.get("samples_planned"), summary.get("sessions_planned")
+    of_samples = f" of {samples:,}" if samples and seen < samples else ""
+    of_sessions = f" of {sessions}" if sessions and ended < sessions else ""
     return [
-        f"{summary.get('samples_seen', 0):,} samples, {summary.get('updates', 0):,} updates, "
+        f"{seen:,}{of_samples} samples, {summary.get('updates', 0):,} updates, "
         f"{metrics.get('anytime_points', 0)} anytime evaluations,",
-        f"{metrics.get('sessions_measured', 0)} sessions, f_last over {metrics.get('f_last_classes', 0)} classes",
+        f"{ended}{of_sessions} sessions{', too few for a_last' if of_sessions else ''}, "
+        f"f_last over {metrics.get('f_last_classes', 0)} classes",
     ]
 
 

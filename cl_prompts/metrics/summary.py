@@ -33,7 +33,11 @@ METRICS: Mapping[str, str] = MappingProxyType(
 
 
 def summarise(
-    points: Iterable[EvaluationPoint], sessions: Iterable[EvaluationPoint], class_kind: npt.ArrayLike
+    points: Iterable[EvaluationPoint],
+    sessions: Iterable[EvaluationPoint],
+    class_kind: npt.ArrayLike,
+    *,
+    sessions_planned: int | None = None,
 ) -> dict[str, float | None]:
     """Compute all metrics of a run, finished or not.
 
@@ -42,18 +46,21 @@ def summarise(
             kind `session` among them are skipped.
         sessions: the point at the end of each session, in order.
         class_kind: integers `(C,)`: 0 disjoint, 1 blurry, 2 absent.
+        sessions_planned: sessions of the whole stream; None takes those measured for all.
 
     Returns:
         The metrics of `METRICS` (formulas: `anytime`, `accuracy`, `forgetting`) and, as whole numbers, what they rest
         on: `f_last_classes`, `anytime_points`, `sessions_measured`, `exposed_classes`. None where a metric is not
-        defined, so that the result is valid JSON. `a_last*` is the state after the last session measured; of a
-        complete stream without session ends, the final point.
+        defined, so that the result is valid JSON. `a_last*` is the state after the last planned session, None before
+        that; of a stream without session ends, the final point.
     """
     anytime = [point for point in points if point.kind != "session"]
     periodic = [point for point in anytime if point.kind == "periodic"]
     final = next((point for point in reversed(anytime) if point.kind == "final"), None)
     ends = list(sessions)
-    last = ends[-1] if ends else final
+    # Of an interrupted run, an earlier session is no last one: its easier task would pass for a better result.
+    complete = sessions_planned is None or len(ends) >= sessions_planned
+    last = (ends[-1] if ends else final) if complete else None
     forgetting = f_last(class_accuracy_matrix(ends)) if ends else None
     latest = max([*anytime, *ends], key=lambda point: point.samples_seen, default=None)
     values: dict[str, float] = {

@@ -43,6 +43,10 @@ class RunSummary:
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     """What `cl_prompts.metrics.summarise` returns."""
     samples_seen: int = 0
+    samples_planned: int | None = None
+    """Samples of the whole stream; None before there is one."""
+    sessions_planned: int | None = None
+    """Sessions of the whole stream; `sessions_measured` among the metrics says how many ended."""
     updates: int = 0
     seconds: float = 0.0
     """Wall time since the start of the run."""

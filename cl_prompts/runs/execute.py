@@ -14,15 +14,16 @@ from typing import Any
 import torch
 
 from cl_prompts.errors import UserError
-from cl_prompts.logging import TensorBoardLog, TerminalProgress, print_header, print_summary
+from cl_prompts.logging import TensorBoardLog, TerminalProgress, print_header, print_summary, reading_progress
 from cl_prompts.metrics import summarise
 from cl_prompts.metrics.records import EvaluationPoint
 from cl_prompts.runs.build import Data, Learner, build_data, build_learner, check_device, check_test_classes
 from cl_prompts.runs.directory import RunDirectory, RunSummary, Status
-from cl_prompts.runs.failures import INTERRUPTED, SUCCESS, failure_text
+from cl_prompts.runs.failures import INTERRUPTED, SUCCESS, TERMINATED, failure_text
 from cl_prompts.runs.manifest import make_manifest, peak_memory_bytes
 from cl_prompts.runs.schema import RunConfig
 from cl_prompts.runs.seeds import Seeds
+from cl_prompts.runs.termination import Terminated, termination_as_interrupt
 from scenarios.plan import StreamPlanWarning
 
 
@@ -30,7 +31,7 @@ def execute(config: RunConfig) -> int:
     """Run one configuration and write its directory.
 
     Returns:
-        Exit code: 0, or 130 after Ctrl-C, which leaves a summary of what was measured so far.
+        Exit code: 0, or 130 after Ctrl-C and 143 after SIGTERM, which leave a summary of what was measured so far.
 
     Raises:
         UserError: anything a user can put right; the summary then says `failed` and why.
@@ -44,15 +45,16 @@ def execute(config: RunConfig) -> int:
         torch.cuda.reset_peak_memory_stats(device)
     record.directory.write_config(config.to_yaml())
     record.write("running")
-    try:
-        _run(config, device, record, started)
-    except KeyboardInterrupt:
-        record.finish("interrupted")
-        print_summary(record.summary("interrupted").to_dict(), record.directory.path)
-        return INTERRUPTED
-    except Exception as error:
-        record.finish("failed", failure_text(error))
-        raise
+    with termination_as_interrupt():
+        try:
+            _run(config, device, record, started)
+        except KeyboardInterrupt as interrupt:
+            record.finish("interrupted")
+            print_summary(record.summary("interrupted").to_dict(), record.directory.path)
+            return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
+        except Exception as error:
+            record.finish("failed", failure_text(error))
+            raise
     print_summary(record.summary("finished").to_dict(), record.directory.path)
     return SUCCESS
 
@@ -77,10 +79,15 @@ class _Record:
         """What is known by now."""
         measured: dict[str, Any] = {}
         if self.learner is not None and self.data is not None:
-            strategy, evaluation = self.learner.strategy, self.learner.evaluation
+            strategy, evaluation, plan = self.learner.strategy, self.learner.evaluation, self.data.plan
+            sessions = len(plan.sessions)
             measured = {
-                "metrics": summarise(evaluation.points, evaluation.sessions, self.data.plan.class_kind),
+                "metrics": summarise(
+                    evaluation.points, evaluation.sessions, plan.class_kind, sessions_planned=sessions
+                ),
                 "samples_seen": strategy.samples_seen,
+                "samples_planned": len(plan.order),
+                "sessions_planned": sessions,
                 "updates": strategy.updates,
                 "trainable_parameters": sum(tensor.numel() for _, tensor in strategy.model.named_trainables()),
             }
@@ -126,10 +133,11 @@ def _run(config: RunConfig, device: torch.device, record: _Record, started: date
         # The header shows the plan's own warnings; Avalanche warns that nothing of its own prints, as intended.
         warnings.simplefilter("ignore", StreamPlanWarning)
         warnings.filterwarnings("ignore", message="No loggers specified")
-        data = build_data(config)
+        data = build_data(config, None if config.progress == "none" else reading_progress())
         check_test_classes(data)
         learner = build_learner(config, data, device)
     directory, plan, strategy = record.directory, data.plan, learner.strategy
+    notices = [text for text in (learner.backbone.notice, *data.train.notes, *data.test.notes) if text]
     directory.write_plan(plan)
     directory.write_manifest(
         make_manifest(
@@ -144,10 +152,15 @@ def _run(config: RunConfig, device: torch.device, record: _Record, started: date
             },
             # Of the plan itself: a saved one keeps the seed it was made with.
             seeds={"plan": plan.requested["seed"], **asdict(Seeds.from_root(config.seed))},
+            notices=[*notices, *plan.warnings],
+            skipped={"train": data.train.skipped, "test": data.test.skipped},
         )
     )
-    notices = [text for text in (learner.backbone.notice, *data.train.notes, *data.test.notes, *plan.warnings) if text]
-    if config.progress != "none":
+    if config.progress == "none":
+        # Silence is asked of the progress, not of what makes the results doubtful.
+        print_header({}, warnings=[*notices, *plan.warnings])
+    else:
+        # The plan describes itself with its warnings.
         print_header(_header(config, data, learner), warnings=notices)
     record.watch(learner, data)
     with ExitStack() as stack:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from cl_prompts.errors import UserError
 
-SUCCESS, FAILURE, WRONG_CONFIG, INTERRUPTED = 0, 1, 2, 130
+SUCCESS, FAILURE, WRONG_CONFIG, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+"""Exit codes; the last two are what shells report for SIGINT and SIGTERM."""
 
 _ADVICE = " (unexpected; run again with debug=true to see where)"
 

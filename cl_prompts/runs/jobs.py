@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from cl_prompts.runs.failures import FAILURE, INTERRUPTED, SUCCESS, print_error, report_failure
+from cl_prompts.runs.failures import FAILURE, INTERRUPTED, SUCCESS, TERMINATED, print_error, report_failure
 from cl_prompts.runs.schema import RunConfig
 from cl_prompts.runs.validation import check_config
 
@@ -37,6 +37,9 @@ def run_job(composed: DictConfig) -> int:
     if code == INTERRUPTED:
         # A run that ended cleanly after Ctrl-C: the rest of its sweep must not start.
         raise KeyboardInterrupt
+    if code == TERMINATED:
+        print_error("terminated")
+        raise SystemExit(TERMINATED)
     return code
 
 

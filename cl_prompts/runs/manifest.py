@@ -40,6 +40,8 @@ def make_manifest(
     device: str,
     hashes: Mapping[str, Any],
     seeds: Mapping[str, int],
+    notices: Sequence[str] = (),
+    skipped: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """Collect everything of `manifest.json`; all of it is JSON-safe.
 
@@ -49,6 +51,8 @@ def make_manifest(
         device: the torch device the run computes on, such as "cpu" or "cuda:0".
         hashes: identities by name: plan, weights, data set, configuration.
         seeds: seed of each purpose by name.
+        notices: sentences that a reader of the results should know, as the run printed them.
+        skipped: files left out of each part of the data set, as `path: reason`.
     """
     return {
         "command": shlex.join(command),
@@ -56,6 +60,8 @@ def make_manifest(
         "started": started.isoformat(timespec="seconds"),
         "hashes": dict(hashes),
         "seeds": dict(seeds),
+        "notices": list(notices),
+        "skipped": {part: list(files) for part, files in (skipped or {}).items()},
         "device": device,
         "determinism": determinism(device),
         "source": git_state(Path(cl_prompts.__file__).resolve().parents[1]),

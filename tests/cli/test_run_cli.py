@@ -249,6 +249,22 @@ def test_ctrl_c_in_a_terminal_ends_with_what_was_measured_and_a_visible_cursor(f
     assert measured["a_auc"] is not None
 
 
+def test_sigterm_ends_the_process_with_what_was_measured_and_143(folder):
+    words = [*tiny_words("linear_probe"), "dataset.train_per_class=null", "protocol.eval_every=10", "progress=plain"]
+    started = process(folder, *words, "protocol.updates_per_batch=20", "tensorboard=false")
+    assert started.stderr is not None
+    while not list(folder.glob("runs/*/curves.csv")) and started.poll() is None:
+        time.sleep(0.05)
+    started.send_signal(signal.SIGTERM)
+    code, output, errors = finish(started)
+    assert code == 143, errors
+    assert "interrupted after 0:" in output
+    assert errors.splitlines()[-1] == "error: terminated"
+    summary = Finished(143, only_folder(folder / "runs")).summary
+    assert summary["status"] == "interrupted"
+    assert 10 <= summary["samples_seen"] < summary["samples_planned"]
+
+
 def test_ctrl_c_while_importing_ends_at_once(folder):
     started = process(folder, *tiny_words("ncm"))
     assert started.stderr is not None
@@ -301,11 +317,12 @@ def test_a_file_that_cannot_grow_ends_the_run_with_one_line(call, folder):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert code == 1
-    assert errors.startswith("error: cannot write TensorBoard events to runs/")
-    assert errors.count("\n") == 1
+    warning, line = errors.splitlines()
+    assert warning.startswith("warning   UNTRAINED BACKBONE")
+    assert line.startswith("error: cannot write TensorBoard events to runs/")
     summary = Finished(1, only_folder(folder / "runs")).summary
     assert summary["status"] == "failed"
-    assert f"error: {summary['error']}\n" == errors
+    assert f"error: {summary['error']}" == line
 
 
 def image_folder(root: Path) -> list[str]:
@@ -346,7 +363,11 @@ def test_a_damaged_image_is_one_line_or_left_out_when_asked(call, folder, tmp_pa
     code, _, errors = call(*words, "dataset.skip_unreadable=true", "output=others", "progress=plain")
     assert code == 0
     assert "warning   1 unreadable file" in errors
-    assert Finished(code, only_folder(folder / "others")).summary["samples_seen"] == 7
+    run = Finished(code, only_folder(folder / "others"))
+    assert run.summary["samples_seen"] == 7
+    (skipped,) = run.manifest["skipped"]["train"]
+    assert skipped.startswith(f"{damaged}: ")
+    assert run.manifest["skipped"]["test"] == []
 
 
 def test_an_image_that_vanishes_during_the_run_is_one_line(call, folder, tmp_path, monkeypatch):
@@ -365,7 +386,8 @@ def test_an_image_that_vanishes_during_the_run_is_one_line(call, folder, tmp_pat
     monkeypatch.setattr(module, "build_learner", build_and_lose)
     code, _, errors = call(*words, "dataset.cache_mb=0", "num_workers=1")
     assert code == 1
-    (line,) = errors.splitlines()
+    *warnings, line = errors.splitlines()
+    assert all(warning.startswith("warning   ") for warning in warnings)
     assert line.startswith(f"error: {gone}: ")
     summary = Finished(code, only_folder(folder / "runs")).summary
     assert (summary["status"], f"error: {summary['error']}") == ("failed", line)
@@ -421,14 +443,15 @@ def test_a_loss_that_is_not_finite_is_one_line_and_a_traceback_on_request(call, 
     words = tiny_words("mvp", *QUIET, "protocol.lr=1e30")
     code, output, errors = call(*words, "name=a")
     assert (code, output) == (1, "")
-    assert errors.startswith("error: the loss is not finite after ")
-    assert errors.count("\n") == 1
+    warning, error = errors.splitlines(keepends=True)
+    assert warning.startswith("warning   UNTRAINED BACKBONE")
+    assert error.startswith("error: the loss is not finite after ")
     summary = json.loads((folder / "runs" / "a" / "summary.json").read_text(encoding="utf-8"))
-    assert (summary["status"], f"error: {summary['error']}\n") == ("failed", errors)
+    assert (summary["status"], f"error: {summary['error']}\n") == ("failed", error)
     code, _, shown = call(*words, "name=b", "debug=true")
     assert code == 1
-    assert shown.startswith("Traceback")
-    assert shown.endswith(f"\n{errors}")
+    assert shown.startswith(f"{warning}Traceback")
+    assert shown.endswith(f"\n{error}")
 
 
 def test_an_output_that_cannot_be_written_is_one_line(call, folder):

@@ -10,7 +10,7 @@ from evaluation_points import point
 from rich.console import Console
 
 from cl_prompts.errors import UserError
-from cl_prompts.logging import TerminalProgress, print_header, print_summary
+from cl_prompts.logging import TerminalProgress, print_header, print_summary, reading_progress
 from cl_prompts.logging.console import clock_time, percent
 from cl_prompts.metrics import METRICS
 
@@ -191,6 +191,28 @@ def test_summary_of_an_interrupted_run_says_so_and_needs_nothing(tmp_path):
     text = console.file.getvalue()
     assert "interrupted after 1:01:40: measured so far" in text
     assert "tensorboard" not in text
+
+
+def test_summary_of_a_part_says_of_how_much(tmp_path):
+    planned = {"samples_planned": 500_000, "sessions_planned": 8, "samples_seen": 450_000, "status": "interrupted"}
+    console = Console(file=io.StringIO(), width=80)
+    print_summary(summary() | planned, tmp_path, console=console)
+    text = console.file.getvalue()
+    assert "based on  450,000 of 500,000 samples, " in text
+    assert "          5 of 8 sessions, too few for a_last, f_last over " in text
+    assert max(map(len, text.splitlines())) <= 80
+    console = Console(file=io.StringIO(), width=80)
+    print_summary(summary() | planned | {"samples_seen": 500_000, "sessions_planned": 5}, tmp_path, console=console)
+    assert "500,000 samples, " in console.file.getvalue()
+    assert " of " not in console.file.getvalue().partition("based on")[2]
+
+
+def test_reading_says_how_far_it_is_now_and_then(capsys):
+    now = iter([0.0, 1.9, 2.0, 3.9, 4.5])
+    report = reading_progress(clock=lambda: next(now))
+    for done in (600, 1200, 1800, 2400):
+        report(done, 50_000)
+    assert capsys.readouterr().err == "reading images 1,200 of 50,000\nreading images 2,400 of 50,000\n"
 
 
 def test_numbers_for_people():

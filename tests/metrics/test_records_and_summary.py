@@ -92,6 +92,17 @@ def test_summary_of_nothing_and_of_an_interrupted_run_is_valid_json():
     assert part["sessions_measured"] == 1
 
 
+def test_an_earlier_session_is_no_last_one():
+    points, sessions, kinds = small_run()
+    whole = summarise(points, sessions, kinds, sessions_planned=2)
+    assert whole == summarise(points, sessions, kinds)
+    for ends in (sessions, []):
+        part = summarise(points, ends, kinds, sessions_planned=3)
+        assert [part[name] for name in ("a_last", "a_last_disjoint", "a_last_blurry")] == [None, None, None]
+        assert part["sessions_measured"] == len(ends)
+    assert part["a_auc"] == whole["a_auc"]
+
+
 def test_a_stream_too_short_for_a_periodic_point_uses_its_final_point():
     final = point(5, [1, 1], [2, 2], kind="final")
     summary = summarise([final], [], [0, 1])

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -231,6 +232,9 @@ def test_an_interrupted_run_keeps_what_it_measured(run_tiny, monkeypatch, capsys
     run = run_tiny("linear_probe", "tensorboard=true")
     assert run.code == 130
     assert (run.summary["status"], run.summary["error"]) == ("interrupted", None)
+    assert (run.summary["samples_planned"], run.summary["sessions_planned"]) == (40, 5)
+    assert run.summary["metrics"]["sessions_measured"] < 5
+    assert {run.summary["metrics"][name] for name in ("a_last", "a_last_disjoint", "a_last_blurry")} == {None}
     assert 20 <= run.summary["samples_seen"] < 40
     assert run.curves == whole.curves[: len(run.curves)]
     measured = run.summary["metrics"]
@@ -241,6 +245,53 @@ def test_an_interrupted_run_keeps_what_it_measured(run_tiny, monkeypatch, capsys
     told = capsys.readouterr()
     assert "interrupted after 0:" in told.out
     assert str(run.folder) in told.out
+    assert " of 40 samples" in told.out
+    assert " of 5 sessions, too few for a_last" in told.out
+
+
+def test_sigterm_ends_a_run_like_ctrl_c(run_tiny, monkeypatch, capsys):
+    reached = []
+
+    def terminate(strategy, point):
+        if point.samples_seen >= 20:
+            # The second one comes while the first is being dealt with.
+            for _ in range(2):
+                reached.append(point.samples_seen)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        subscribe_first(monkeypatch, terminate)
+        run = run_tiny("linear_probe")
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert run.code == 143
+    assert len(reached) == 1
+    assert run.summary["status"] == "interrupted"
+    assert 20 <= run.summary["samples_seen"] < 40
+    assert "interrupted after 0:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("progress", ["none", "plain"])
+def test_what_makes_results_doubtful_is_always_said_once_and_kept(run_tiny, progress, capsys):
+    run = run_tiny("ncm", "scenario.mode=official", "scenario.n_sessions=3", f"progress={progress}")
+    notices = run.manifest["notices"]
+    assert notices[0].startswith("UNTRAINED BACKBONE")
+    assert set(StreamPlan.load(run.folder).warnings) <= set(notices)
+    assert len(notices) >= 2
+    told = capsys.readouterr().err
+    assert [told.count(f"warning   {text}\n") for text in notices] == [1] * len(notices)
+    assert told.count("warning   ") == len(notices)
+    assert run.manifest["skipped"] == {"train": [], "test": []}
+
+
+@pytest.mark.parametrize("progress", ["none", "plain"])
+def test_reading_images_is_reported_unless_silence_is_wanted(run_tiny, progress, monkeypatch):
+    build, given = module.build_data, []
+    monkeypatch.setattr(module, "build_data", lambda config, report: given.append(report) or build(config))
+    run_tiny("ncm", f"progress={progress}")
+    assert [report is None for report in given] == [progress == "none"]
 
 
 def test_a_failed_run_says_why_and_keeps_what_it_measured(tmp_path, run_tiny, monkeypatch):
@@ -284,7 +335,7 @@ def test_a_disk_that_fills_up_still_gets_the_reason_into_the_summary(tmp_path, r
     assert "curves.csv (No space left on device)" in summary["error"]
     assert table(folder / "curves.csv")
     assert {path.name for path in folder.iterdir()} <= FILES
-    assert capsys.readouterr().err == ""
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_an_error_before_the_folder_exists_leaves_none(tmp_path, monkeypatch):

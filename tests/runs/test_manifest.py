@@ -27,9 +27,13 @@ def test_manifest_is_json_and_tells_no_environment_variable(monkeypatch):
         device="cpu",
         hashes={"plan": "ab", "weights": None},
         seeds={"plan": 1},
+        notices=("untrained",),
+        skipped={"train": ("a.png: damaged",), "test": ()},
     )
     text = json.dumps(manifest, allow_nan=False)
     assert "hunter2-secret" not in text
+    assert manifest["notices"] == ["untrained"]
+    assert manifest["skipped"] == {"train": ["a.png: damaged"], "test": []}
     assert manifest["command"] == "run.py 'name=a b'"
     assert manifest["started"] == "2024-01-02T03:04:05+00:00"
     assert manifest["versions"]["numpy"] == metadata.version("numpy")
