@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -29,8 +30,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after the program's name; None takes those of the process.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    code = SUCCESS
     try:
-        return _answer(_parse(words))
+        code = _answer(_parse(words))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read our output, such as `head`, has enough; Python would complain when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code
     except KeyboardInterrupt:
         print_error("interrupted")
         return INTERRUPTED

@@ -157,12 +157,13 @@ def _missing_file(error: MissingConfigException) -> str:
 
 
 def _require_primary(composer: Composer) -> None:
-    available = composer.choices("")
+    available = [file for file in composer.choices("") if not file.startswith("_")]  # Hydra adds one of its own
     name = composer.config_name.removesuffix(".yaml")
     if name not in available:
         close = close_match(name, available)
+        hint = f"did you mean {close}? " if close else ""
         raise UserError(
-            f"--config-name {composer.config_name}: no such file; {f'did you mean {close}?' if close else ''}"
+            f"--config-name {composer.config_name}: no such file; {hint}choose one of {', '.join(available)}"
         )
 
 

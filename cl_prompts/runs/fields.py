@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -78,8 +79,6 @@ def _choices(schema: Mapping[str, Any]) -> tuple[str, ...]:
 def _bounds(schema: Mapping[str, Any]) -> list[str]:
     low, high = schema.get("minimum"), schema.get("maximum")
     above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
-    if below is not None and below > _LARGEST_SHOWN:
-        below = None
     if low is not None and high is not None:
         return [f"from {_number(low)} to {_number(high)}"]
     words = []
@@ -90,8 +89,14 @@ def _bounds(schema: Mapping[str, Any]) -> list[str]:
     if high is not None:
         words.append(f"{'and ' if words else ''}at most {_number(high)}")
     if below is not None:
-        words.append(f"{'and ' if words else ''}less than {_number(below)}")
+        words.append(f"{'and ' if words else ''}{_below(below)}")
     return words
+
+
+def _below(limit: float) -> str:
+    if limit > _LARGEST_SHOWN and math.log2(limit).is_integer():
+        return f"below 2^{math.log2(limit):.0f}"
+    return f"less than {_number(limit)}"
 
 
 def _number(value: float) -> str:

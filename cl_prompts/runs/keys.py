@@ -9,6 +9,15 @@ from cl_prompts.runs.fields import close_match, field_texts, similarity
 from cl_prompts.runs.schema import GROUPS, RunSettings, group_schema, known_names
 
 _LEAF_CUTOFF = 0.8
+_SYNONYMS = {
+    "batch_size": "did you mean protocol.stream_batch?",
+    "learning_rate": "did you mean protocol.lr?",
+    "epochs": "the stream passes once; protocol.updates_per_batch sets the optimizer steps for each batch",
+    "n_tasks": "did you mean scenario.n_sessions?",
+    "model": "did you mean backbone?",
+    "gpu": "did you mean device? such as device=cuda",
+}
+"""Usual words for what has another name here -> the advice."""
 
 
 @cache
@@ -35,6 +44,9 @@ def unknown_key_text(key: str, names: Mapping[str, str]) -> str:
         names: group -> chosen name, such as `{"strategy": "mvp"}`.
     """
     group, _, leaf = key.partition(".")
+    synonym = _SYNONYMS.get(key.rpartition(".")[2])
+    if synonym and not (group in GROUPS and leaf in owners(group)):
+        return f"unknown key; {synonym}"
     if group not in GROUPS or not leaf:
         return f"unknown key{_meant(_closest_anywhere(key, names))}"
     name = names.get(group, "")

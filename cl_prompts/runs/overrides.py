@@ -11,7 +11,7 @@ from pathlib import Path
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from cl_prompts.runs.schema import GROUPS
@@ -19,7 +19,23 @@ from cl_prompts.runs.schema import GROUPS
 CHOICE_GROUPS = (*GROUPS, "experiment")
 """Groups that a word `group=choice` selects from."""
 
-_HOME = re.compile(r"^([^=]+=)~(?=/|$)")
+TEXT_KEYS = (
+    "output",
+    "name",
+    "dataset.root",
+    "dataset.file_list",
+    "backbone.checkpoint",
+    "scenario.plan",
+)
+"""Keys of free text, whose value is what was typed, whatever Hydra's grammar would make of it."""
+
+_HOME = re.compile(r"^~(?=/|$)")
+_PIECES = re.compile(r"""(?:'[^']*'|"[^"]*"|\$\{[^}]*\}|\\.|[^,])+""")
+"""The values between the commas of a sweep; a comma within quotes, an interpolation or after a backslash is text."""
+FUNCTION = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag|extend_list|int|float|str|bool|json_str)\(")
+"""How a value starts that is a function of Hydra's grammar."""
+_PLACE_KEYS = re.compile(r"hydra\.(run(\..+)?|output_subdir|job\.chdir)")
+"""Settings of Hydra that would move a run's files away from its folder."""
 
 
 @dataclass
@@ -31,23 +47,27 @@ class Words:
         values: words `key=value`, by dotted key; the last one counts.
         hydra: words for Hydra itself, such as `hydra/launcher=joblib`.
         problems: one line for each word that cannot be read.
+        unread: keys and groups whose words cannot be read: what stands there is not what the user meant.
     """
 
     choices: dict[str, Override] = field(default_factory=dict)
     values: dict[str, Override] = field(default_factory=dict)
     hydra: list[Override] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    unread: set[str] = field(default_factory=set)
 
 
 def read_words(words: Iterable[str], loader: ConfigLoader) -> Words:
     """Parse and sort the words; a leading `+` or `++` means the same as none."""
     result = Words()
     parser = OverridesParser.create(config_loader=loader)
-    for word in words:
+    for typed in words:
+        word = _without_spaces(typed)
         try:
-            override = parser.parse_overrides([_HOME.sub(rf"\g<1>{Path.home()}", word)])[0]
-        except HydraException as error:
-            result.problems.append(_unreadable(word, error))
+            override = parser.parse_overrides([_for_grammar(word)])[0]
+        except HydraException:
+            result.problems.append(_unreadable(word))
+            result.unread.add(_key(word))
             continue
         problem = _refusal(word, override)
         if problem:
@@ -64,10 +84,7 @@ def read_words(words: Iterable[str], loader: ConfigLoader) -> Words:
 def sweep_problems(words: Words) -> list[str]:
     """One line for each word with several values, for a command line that starts one run."""
     choices = [f"{word}: several choices need -m, one run for each" for word in _swept(words.choices)]
-    values = [
-        f"{word}: several values need -m, one run for each; a list is written {word.replace('=', '=[', 1)}]"
-        for word in _swept(words.values)
-    ]
+    values = [_several_values(word) for word in _swept(words.values)]
     return [*choices, *values]
 
 
@@ -105,13 +122,59 @@ def _parsed(word: str) -> Override:
     return OverridesParser.create().parse_overrides([word])[0]
 
 
+def _without_spaces(word: str) -> str:
+    """The word without spaces around its first equals sign and at its ends."""
+    key, equals, value = word.partition("=")
+    return f"{key.strip()}{equals}{value.strip()}"
+
+
+def _key(word: str) -> str:
+    """Key or group that a word sets, without signs and package."""
+    return word.partition("=")[0].lstrip("+~").partition("@")[0]
+
+
+def _for_grammar(word: str) -> str:
+    """The word as Hydra's grammar takes it: free text in quotes where needed, no recipe as `none`."""
+    key, equals, value = word.partition("=")
+    value = _HOME.sub(lambda found: str(Path.home()), value)
+    pieces = _PIECES.findall(value)
+    if FUNCTION.match(value) or ",".join(pieces) != value:
+        return f"{key}{equals}{value}"
+    if _key(word) in TEXT_KEYS:
+        pieces = [_as_text(piece.strip()) for piece in pieces]
+    elif _key(word) == "experiment":
+        # Hydra itself knows no null choice on the command line; the file none.yaml stands for it.
+        pieces = ["none" if piece.strip().lower() in ("null", "none") else piece for piece in pieces]
+    return f"{key}{equals}{','.join(pieces)}"
+
+
+def _as_text(typed: str) -> str:
+    """One value of a free text key, quoted unless the grammar reads it as text anyway."""
+    try:
+        read = _parsed(f"key={typed}")
+    except HydraException:
+        read = None
+    if read is not None and not read.is_sweep_override() and isinstance(read.value(), (str, type(None))):
+        return typed
+    return QuotedString(text=typed, quote=Quote.single).with_quotes()
+
+
+def _several_values(word: str) -> str:
+    key, _, value = word.partition("=")
+    if key in TEXT_KEYS:
+        typed = value.replace("'", "")
+        one = f"text with a comma is written in two pairs of quotes: '{key}=\"{typed}\"'"
+        return f"{key}={typed}: several values need -m, one run for each; {one}"
+    return f"{word}: several values need -m, one run for each; a list is written {key}=[{value}]"
+
+
 def _ends(override: Override) -> Override:
     interval = override.value()
     assert isinstance(interval, IntervalSweep)
     return _parsed(f"{override.key_or_group}={interval.start},{interval.end}")
 
 
-def _unreadable(word: str, error: HydraException) -> str:
+def _unreadable(word: str) -> str:
     key, equals, value = word.partition("=")
     if not equals:
         return f"{word}: write key=value, for example strategy=mvp; options such as -m start with a dash"
@@ -122,6 +185,8 @@ def _unreadable(word: str, error: HydraException) -> str:
 
 def _refusal(word: str, override: Override) -> str | None:
     key = override.key_or_group
+    if _PLACE_KEYS.fullmatch(key):
+        return f"{word}: would move files out of the run's folder; use output= and name="
     if override.is_delete() and not override.is_hydra_override():
         return f"{word}: nothing can be taken out of a configuration; choose another value, or null where it is allowed"
     if override.package is not None:

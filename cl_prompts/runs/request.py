@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from cl_prompts.runs.compose import Composer, Composition, CompositionError, has_key, with_values
 from cl_prompts.runs.fields import close_match, value_text
 from cl_prompts.runs.overrides import CHOICE_GROUPS, Words, read_words, split_jobs, sweep_problems
-from cl_prompts.runs.schema import RunConfig
+from cl_prompts.runs.rules import Problem
+from cl_prompts.runs.schema import GROUPS, RunConfig, group_schema
 from cl_prompts.runs.validation import check_config
+from scenarios.si_blurry import SiBlurrySettings
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ def read_request(composer: Composer, words: Iterable[str], *, multirun: bool) ->
     multirun = multirun or hydra_config.mode == RunMode.MULTIRUN
     unreadable = [*read.problems, *hydra_problems, *([] if multirun else sweep_problems(read))]
     jobs = split_jobs(read, _sweeper_parameters(hydra_config) if multirun else {}, composer.loader)
-    checked = [check_job(composer, job, hydra_lines) for job in jobs]
+    unread = frozenset(read.unread)
+    checked = [check_job(composer, job, hydra_lines, unread) for job in jobs]
     problems = [*unreadable, *(problem for job in checked for problem in job.problems)]
     configs = [job.config for job in checked if job.config is not None]
     if not problems:
@@ -77,10 +80,16 @@ class CheckedJob:
     added: frozenset[str] = frozenset()
 
 
-def check_job(composer: Composer, job: Words, hydra_lines: tuple[str, ...] = ()) -> CheckedJob:
-    """Compose and check one job."""
-    choices, unsure, problems = resolve_choices(composer, job.choices)
+def check_job(
+    composer: Composer, job: Words, hydra_lines: tuple[str, ...] = (), unread: frozenset[str] = frozenset()
+) -> CheckedJob:
+    """Compose and check one job; `unread` are keys and groups whose words cannot be read."""
+    choices, unknown, problems = resolve_choices(composer, job.choices)
+    guessed = {
+        group for group in job.choices if group in unknown or value_text(job.choices[group].value()) != choices[group]
+    }
     composable = not problems
+    unsure = unknown | unread.intersection(CHOICE_GROUPS)
     values = {key: value for key, value in job.values.items() if key.partition(".")[0] not in unsure}
     problems += [
         f"{key}={override.get_value_string()}: set by the choice of {key.partition('.')[0]}; write {key[:-5]}=..."
@@ -94,8 +103,18 @@ def check_job(composer: Composer, job: Words, hydra_lines: tuple[str, ...] = ())
     except CompositionError as error:
         return CheckedJob(None, [*problems, str(error)], composable=False)
     raw["experiment"] = composition.choices["experiment"] or raw.get("experiment")
-    config, found = check_config(raw, _origins(composer, composition, values))
-    problems += [problem.text for problem in found if problem.key.partition(".")[0] not in unsure]
+    doubtful = unread | guessed
+    if "experiment" in doubtful:
+        doubtful |= set(GROUPS)  # a recipe sets any of them
+    origins = _origins(composer, composition, values)
+    config, found = check_config(raw, origins, frozenset(doubtful))
+    misfits = _recipe_misfits(composer, composition, choices, raw, found, origins)
+    if misfits:
+        problems += misfits.values()
+        _, found = check_config(raw, origins, frozenset(doubtful | misfits.keys()))
+    problems += _decided_by_plan(raw, values)
+    unsaid = unsure | misfits.keys()
+    problems += [problem.text for problem in found if problem.key.partition(".")[0] not in unsaid]
     added = frozenset(key for key in values if not has_key(composition.config, key))
     return CheckedJob(None if problems else config, problems, composable, added)
 
@@ -114,7 +133,7 @@ def resolve_choices(
     problems: list[str] = []
     for group, override in words.items():
         choice, available = value_text(override.value()), composer.choices(group)
-        if choice in available or (group == "experiment" and choice == "null"):
+        if choice in available:
             choices[group] = choice
             continue
         close = close_match(choice, available)
@@ -201,6 +220,55 @@ def _origins(composer: Composer, composition: Composition, typed: Mapping[str, A
     keys = [key for key, value in content.items() if not isinstance(value, dict)]
     keys += [f"{group}.{key}" for group, record in content.items() if isinstance(record, dict) for key in record]
     return {key: f" (set by experiment={name})" for key in keys if key not in typed}
+
+
+def _recipe_misfits(
+    composer: Composer,
+    composition: Composition,
+    choices: Mapping[str, str],
+    raw: Mapping[str, Any],
+    found: Sequence[Problem],
+    origins: Mapping[str, str],
+) -> dict[str, str]:
+    """Groups for which the command line chooses what the experiment is not made for -> one line about each.
+
+    Such a choice is a mistake only if keys that the experiment sets do not exist there.
+    """
+    name = choices.get("experiment")
+    foreign = {
+        problem.key.partition(".")[0] for problem in found if problem.key in origins and _is_foreign(problem.key, raw)
+    }
+    misfits = {}
+    for group in sorted(foreign & choices.keys()):
+        meant = composer.compose({"experiment": name}).choices[group] if name else None
+        if meant is not None and meant != composition.choices[group]:
+            misfits[group] = (
+                f"experiment={name} is a recipe for {group}={meant}; leave out {group}={choices[group]}, "
+                "or the experiment"
+            )
+    return misfits
+
+
+def _is_foreign(key: str, raw: Mapping[str, Any]) -> bool:
+    """Whether the choice made for the group of `key` has no such key."""
+    group, _, leaf = key.partition(".")
+    name = raw[group].get("name") if group in GROUPS else None
+    return name is not None and leaf not in group_schema(group, value_text(name)).model_fields
+
+
+def _decided_by_plan(raw: Mapping[str, Any], typed: Mapping[str, Override]) -> list[str]:
+    """One line for each typed key of the stream's making beside a saved stream, which would ignore it."""
+    scenario = raw.get("scenario")
+    if not isinstance(scenario, Mapping) or scenario.get("plan") is None:
+        return []
+    return [
+        f"{key}={override.get_value_string()}: the saved stream decides it; leave it out"
+        for key, override in typed.items()
+        if key in _STREAM_KEYS and override.value() is not None
+    ]
+
+
+_STREAM_KEYS = frozenset(f"scenario.{key}" for key in (*SiBlurrySettings.model_fields, "seed"))
 
 
 def _same_folders(configs: list[RunConfig]) -> list[str]:

@@ -6,6 +6,7 @@ A rule yields problems of configurations whose single values are all allowed. It
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -156,50 +157,17 @@ def labels_suit_method(config: RunConfig) -> Iterator[Problem]:
         )
 
 
-def selection_fits_pool(config: RunConfig) -> Iterator[Problem]:
-    """No more prompts can be chosen than there are."""
-    pool_size = config.strategy.pool_size  # type: ignore[attr-defined]
-    if config.strategy.selection_size > pool_size:  # type: ignore[attr-defined]
-        yield _problem(config, "strategy.selection_size", f"at most strategy.pool_size={pool_size}")
+_TWELVE_BLOCKS = re.compile(r"(vit|deit)_(tiny|small|base)_patch\d+_\d+(\..+)?")
 
 
-def contrast_is_for_one_prompt(config: RunConfig) -> Iterator[Problem]:
-    """The contrastive prompt loss is defined for one chosen prompt."""
-    strategy = config.strategy
-    if strategy.selection_size > 1 and strategy.contrast != "none":  # type: ignore[attr-defined]
-        yield _problem(
-            config,
-            "strategy.selection_size",
-            "the contrastive prompt loss is defined for one chosen prompt; set strategy.contrast=none or "
-            "strategy.selection_size=1",
-        )
-
-
-def contrast_needs_other_prompts(config: RunConfig) -> Iterator[Problem]:
-    """The loss of the paper compares the chosen key with the other ones."""
-    strategy = config.strategy
-    by_variant = "per_query" if strategy.variant == "paper" else "released"  # type: ignore[attr-defined]
-    contrast = strategy.contrast or by_variant  # type: ignore[attr-defined]
-    if contrast == "per_query" and strategy.pool_size < 2:  # type: ignore[attr-defined]
-        yield _problem(
-            config, "strategy.pool_size", "strategy.contrast=per_query compares keys; use at least 2, or contrast=none"
-        )
-
-
-def prefix_is_for_one_prompt(config: RunConfig) -> Iterator[Problem]:
-    """What several prefixes for one image would mean is not defined anywhere."""
-    strategy = config.strategy
-    if strategy.insertion == "prefix_tuning" and strategy.selection_size > 1:  # type: ignore[attr-defined]
-        yield _problem(
-            config,
-            "strategy.insertion",
-            "defined for one chosen prompt; set strategy.selection_size=1 or strategy.insertion=prompt_tuning",
-        )
+def _published_depth(timm_name: str | None) -> int | None:
+    """Blocks of the usual architectures of timm; None where only timm itself knows."""
+    return 12 if timm_name and _TWELVE_BLOCKS.fullmatch(timm_name) else None
 
 
 def blocks_exist(config: RunConfig) -> Iterator[Problem]:
     """Blocks named by a method lie within the backbone, where its depth is known beforehand."""
-    depth = config.backbone.depth
+    depth = config.backbone.depth or _published_depth(config.backbone.timm_name)
     if depth is None:
         return
     for key in type(config.strategy).model_fields:
@@ -262,11 +230,7 @@ RULES: tuple[Rule, ...] = (
     Rule(memory_and_replay_go_together, ("protocol.memory_size", "protocol.replay_batch")),
     Rule(momentum_is_of_sgd, ("protocol.momentum", "protocol.optimizer")),
     Rule(labels_suit_method, ("strategy", "dataset")),
-    Rule(selection_fits_pool, ("strategy.selection_size", "strategy.pool_size")),
-    Rule(contrast_is_for_one_prompt, ("strategy.selection_size", "strategy.contrast")),
-    Rule(contrast_needs_other_prompts, ("strategy.pool_size", "strategy.contrast", "strategy.variant")),
-    Rule(prefix_is_for_one_prompt, ("strategy.insertion", "strategy.selection_size")),
-    Rule(blocks_exist, ("strategy", "backbone.depth", "backbone.name")),
+    Rule(blocks_exist, ("strategy", "backbone.depth", "backbone.timm_name", "backbone.name")),
     Rule(dataset_is_there, ("dataset",)),
     Rule(plan_is_there, ("scenario.plan",)),
     Rule(output_can_be_written, ("output",)),

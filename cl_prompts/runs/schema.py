@@ -32,6 +32,15 @@ def _as_text(value: Any) -> Any:
 Text = Annotated[str, BeforeValidator(_as_text)]
 
 
+def _recipe(value: Any) -> Any:
+    """The choice `none` is the absence of a recipe."""
+    return None if value == NO_RECIPE else value
+
+
+NO_RECIPE = "none"
+"""Choice of `experiment` that changes nothing: Hydra's command line has no other word for it."""
+
+
 class ScenarioSettings(SiBlurrySettings):
     """Schema of `configs/scenario/*.yaml`: how the stream is made and what of it a strategy may see."""
 
@@ -56,6 +65,7 @@ class ProtocolSettings(Settings):
     updates_per_batch: float = Field(
         3.0,
         gt=0,
+        allow_inf_nan=False,
         description="optimizer steps for each batch; 0.5: one for every second batch; without gradient: unused",
     )
     augmentation: Literal["none", "crop", "crop_flip", "autoaugment_cifar10", "autoaugment_imagenet"] = Field(
@@ -126,7 +136,9 @@ class RunConfig(RunSettings):
     `strategy` and `dataset` are instances of the chosen method's and data set's own settings, extended by `name`.
     """
 
-    experiment: str | None = Field(None, description="the recipe it was made with, recorded only")
+    experiment: Annotated[str | None, BeforeValidator(_recipe)] = Field(
+        None, description="the recipe it was made with, recorded only"
+    )
     scenario: ScenarioSettings
     dataset: SerializeAsAny[Settings]
     backbone: SerializeAsAny[BackboneSettings]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,31 +15,35 @@ from cl_prompts.runs.rules import RULES, Problem, Rule
 from cl_prompts.runs.schema import GROUPS, RunConfig, RunSettings, group_schema, known_names
 from scenarios.settings import Settings
 
+_ABOUT_A_KEY = re.compile(r"(\w+)=.+?: ")
 _NOT_GIVEN = "???"
 """How a YAML file says that a value must be given."""
 
 
 def check_config(
-    raw: Mapping[str, Any], origins: Mapping[str, str] | None = None
+    raw: Mapping[str, Any], origins: Mapping[str, str] | None = None, unsure: frozenset[str] = frozenset()
 ) -> tuple[RunConfig | None, list[Problem]]:
     """Check a composed configuration.
 
     Args:
         raw: plain data: top-level keys, one dictionary for each group, and perhaps `experiment`.
         origins: dotted key -> where its value comes from, added to the line about it; None adds nothing.
+        unsure: dotted keys and groups that stand for words that could not be read, or were guessed. Nothing is said
+            about such a key, nor about a combination that it or a key of such a group is part of.
 
     Returns:
         The typed configuration and no problem, or None and all problems.
     """
-    return _Check(raw, origins or {}).result()
+    return _Check(raw, origins or {}, unsure).result()
 
 
 class _Check:
     """One pass over one configuration; collects problems and the records that stand without the wrong keys."""
 
-    def __init__(self, raw: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+    def __init__(self, raw: Mapping[str, Any], origins: Mapping[str, str], unsure: frozenset[str]) -> None:
         self.raw = raw
         self.origins = origins
+        self.unsure = unsure
         self.problems: list[Problem] = []
         self.names: dict[str, str] = {}
         self.records: dict[str, Settings] = {}
@@ -52,7 +57,7 @@ class _Check:
         fields = dict(run_record) | self.records | {"experiment": self.raw.get("experiment")}
         draft = RunConfig.model_construct(**fields)
         self._combinations(draft, available={*fields})
-        if self.problems:
+        if self.problems or self.unsure:
             return None, self.problems
         return RunConfig(**fields), []
 
@@ -83,9 +88,9 @@ class _Check:
         right = {key: value for key, value in given.items() if key not in wrong}
         try:
             return schema.model_validate(right)
-        except ValidationError as error:
-            self._add_errors(group, schema, given, error, but_not=wrong)
-        return schema.model_construct(**right)
+        except ValidationError:
+            # Combinations of what is left: without the wrong keys they say nothing about what was meant.
+            return schema.model_construct(**right)
 
     def _add_errors(
         self,
@@ -93,13 +98,14 @@ class _Check:
         schema: type[Settings],
         values: Mapping[str, Any],
         error: ValidationError,
-        but_not: frozenset[str] = frozenset(),
     ) -> frozenset[str]:
         wrong: dict[str, str] = {}
         for details in error.errors(include_url=False):
-            leaf = str(details["loc"][0]) if details["loc"] else ""
-            if leaf not in wrong and leaf not in but_not:
-                wrong[leaf] = self._line(group, leaf, schema, values, details)
+            if details["loc"]:
+                leaf = str(details["loc"][0])
+                wrong.setdefault(leaf, self._line(group, leaf, schema, values, details))
+            elif not self._is_unsure(group):
+                wrong |= self._combination_lines(group, schema, details)
         for leaf, line in wrong.items():
             self._add(".".join(part for part in (group, leaf) if part), line)
         return frozenset(wrong)
@@ -108,8 +114,6 @@ class _Check:
         self, group: str, leaf: str, schema: type[Settings], values: Mapping[str, Any], details: ErrorDetails
     ) -> str:
         key = ".".join(part for part in (group, leaf) if part)
-        if not leaf:
-            return f"{key}={self.names.get(group, '')}: {_reason(details)}"
         if leaf not in values:
             return f"{key}: must be given, {field_texts(schema)[leaf].allowed}"
         start = f"{key}={value_text(values[leaf])}: "
@@ -123,10 +127,27 @@ class _Check:
             close = close_match(values[leaf], text.choices)
         hint = f"did you mean {close}? " if close else ""
         default = f" (default {text.default})" if text.default else ""
-        return f"{start}{hint}must be {text.allowed}{default}"
+        allowed = text.allowed
+        if details["type"] == "finite_number":
+            allowed = allowed.replace("a number", "a finite number", 1)
+        return f"{start}{hint}must be {allowed}{default}"
+
+    def _combination_lines(self, group: str, schema: type[Settings], details: ErrorDetails) -> dict[str, str]:
+        """Lines about values of one group that exclude each other, by key; an empty key where no single one is named.
+
+        A line `key=value: advice` of a settings class is about that key.
+        """
+        lines: dict[str, str] = {}
+        for reason in _reason(details).splitlines():
+            named = _ABOUT_A_KEY.match(reason)
+            if named and named.group(1) in schema.model_fields:
+                lines.setdefault(named.group(1), f"{group}.{reason}")
+            else:
+                lines.setdefault("", f"{group}={self.names.get(group, '')}: {reason}")
+        return lines
 
     def _combinations(self, draft: RunConfig, available: set[str]) -> None:
-        wrong = {problem.key for problem in self.problems}
+        wrong = {problem.key for problem in self.problems} | self.unsure
         found = [
             problem for rule in RULES if self._applies(rule, draft, available, wrong) for problem in rule.check(draft)
         ]
@@ -137,11 +158,19 @@ class _Check:
             group, _, leaf = key.partition(".")
             if group not in available or key in wrong or group in wrong:
                 return False
+            if key == group and group in GROUPS and self._is_unsure(group):
+                return False
             if leaf and not hasattr(getattr(draft, group), leaf):
                 return False
         return True
 
+    def _is_unsure(self, group: str) -> bool:
+        """The group was guessed, or one of its keys could not be read."""
+        return any(key.partition(".")[0] == group for key in self.unsure)
+
     def _add(self, key: str, line: str) -> None:
+        if key in self.unsure and key not in GROUPS:
+            return
         origin = self.origins.get(key, "")
         self.problems.append(Problem(key, line + origin))
 

@@ -25,7 +25,7 @@ from cl_prompts.masks import mask_logits
 from cl_prompts.prompts.layout import LAYOUTS, ROWS_PER_LENGTH, merge
 from cl_prompts.prompts.selection import select_prompts
 from cl_prompts.strategies.base import ContinualStrategy
-from cl_prompts.strategies.declaration import Field, LayerIndices, Needs, StrategySettings
+from cl_prompts.strategies.declaration import Field, LayerIndices, Needs, StrategySettings, model_validator
 from cl_prompts.strategies.method import Method, TrainingOutputs, apply_head, linear_head
 
 
@@ -55,8 +55,8 @@ class MVPSettings(StrategySettings):
     )
     feature_scaling: bool = Field(True, description="scale features by their angle to the class weight in training")
     alpha: float = Field(0.5, ge=0, le=1, description="share of the focal term in the loss")
-    gamma: float = Field(2.0, ge=0, description="exponent of the focal term")
-    margin: float = Field(0.5, gt=0, description="smallest divisor of the feature scaling")
+    gamma: float = Field(2.0, ge=0, allow_inf_nan=False, description="exponent of the focal term")
+    margin: float = Field(0.5, gt=0, allow_inf_nan=False, description="smallest divisor of the feature scaling")
     query_blocks: int | None = Field(
         None, ge=1, description="blocks the query runs through; null: all but the last (released), all (paper)"
     )
@@ -65,6 +65,36 @@ class MVPSettings(StrategySettings):
         "count", description="choose by distance times usage, or by distance alone, in training"
     )
     route_at_test: Literal["count", "plain"] = Field("count", description="the same in evaluation")
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> "MVPSettings":  # noqa: UP037 -- also evaluated without this file's imports
+        """Refuse values that exclude each other: one line `key=value: advice` for each."""
+        size, pool_size = self.selection_size, self.pool_size
+        contrast = self.contrast or {"released": "released", "paper": "per_query"}[self.variant]
+        problems = []
+        if size > pool_size:
+            problems.append(f"selection_size={size}: at most strategy.pool_size={pool_size}")
+        elif size > 1 and contrast != "none":
+            problems.append(
+                f"selection_size={size}: the contrastive loss ({contrast}) is defined for one chosen prompt; "
+                "set strategy.contrast=none or strategy.selection_size=1"
+            )
+        if contrast == "per_query" and pool_size < 2:
+            problems.append(
+                f"pool_size={pool_size}: strategy.contrast=per_query compares keys; use at least 2, or contrast=none"
+            )
+        if self.insertion == "prefix_tuning" and size > 1:
+            problems.append(
+                "insertion=prefix_tuning: defined for one chosen prompt; set strategy.selection_size=1 "
+                "or strategy.insertion=prompt_tuning"
+            )
+        for key, layers in (("general_layers", self.general_layers), ("expert_layers", self.expert_layers)):
+            if len(set(layers)) < len(layers):
+                listed = ",".join(str(layer) for layer in layers)
+                problems.append(f"{key}=[{listed}]: names a block twice; name each once")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
 
 
 class Switches(NamedTuple):
@@ -114,7 +144,7 @@ class MVPMethod(Method):
     `soft_masks` (pool, classes) logits, `head`. Buffer: `usage_counts` (pool,), how often each expert was chosen.
 
     Raises:
-        StrategyError: a block beyond the backbone's depth, or switches that exclude each other.
+        StrategyError: a block beyond the backbone's depth.
     """
 
     settings_class = MVPSettings
@@ -238,27 +268,10 @@ def _check(settings: MVPSettings, switches: Switches, depth: int) -> None:
         raise StrategyError(
             f"strategy.general_layers/expert_layers name block {beyond[0]}: the backbone has blocks 0 to {depth - 1}"
         )
-    for key in ("general_layers", "expert_layers"):
-        layers = getattr(settings, key)
-        if len(set(layers)) < len(layers):
-            raise StrategyError(f"strategy.{key}={list(layers)} names a block twice; name each once")
     if not 1 <= switches.query_blocks <= depth:
         raise StrategyError(
             f"strategy.query_blocks={switches.query_blocks}: the backbone has {depth} blocks; set 1 to {depth}"
         )
-    if settings.selection_size > settings.pool_size:
-        raise StrategyError(
-            f"strategy.selection_size={settings.selection_size}: at most pool_size={settings.pool_size} can be chosen"
-        )
-    if settings.selection_size > 1 and switches.contrast != "none":
-        raise StrategyError(
-            f"strategy.selection_size={settings.selection_size}: the contrastive loss is defined for one choice; "
-            "set strategy.contrast=none or selection_size=1"
-        )
-    if settings.selection_size > 1 and settings.insertion == "prefix_tuning":
-        raise StrategyError("strategy.insertion=prefix_tuning is defined for selection_size=1; use prompt_tuning")
-    if switches.contrast == "per_query" and settings.pool_size < 2:
-        raise StrategyError("strategy.contrast=per_query needs pool_size >= 2: it compares a key with the others")
 
 
 class MVP(ContinualStrategy):

@@ -129,6 +129,28 @@ def test_help_of_a_choice_lists_its_keys_with_value_range_and_description(call):
             assert f"{key} {text.default} {text.allowed} {text.description}" in flowing
 
 
+def test_a_reader_that_has_enough_ends_the_help_quietly(folder):
+    # Larger than a pipe holds, so that the writer meets the closed end whatever the timing.
+    program = (
+        "import sys\nfrom cl_prompts.runs import command_line\n"
+        "command_line.help_text = lambda *parts: 'line\\n' * 100_000\n"
+        "sys.exit(command_line.main(['--help']))"
+    )
+    writer = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert writer.stdout.readline() == "line\n"
+    writer.stdout.close()
+    assert writer.stderr.read() == ""
+    writer.stderr.close()
+    assert writer.wait(timeout=60) == 0
+
+
 def test_several_mistakes_are_refused_at_once_quickly_and_without_heavy_imports(folder):
     words = ["strateg=mvp", "protocol.lrr=1", "strategy.pool_sise=3", "scenario.mode=oficial", "+strategy.foo=1"]
     words += ["protocol.lr=-5", "protocol.momentum=0.9", "~protocol"]

@@ -98,7 +98,7 @@ def test_an_experiment_composes_and_is_recorded(path, composer):
     request = read_request(composer, words, multirun=False)
     assert request.problems == ()
     (config,) = request.configs
-    assert config.experiment == path.stem
+    assert config.experiment == (None if path.stem == "none" else path.stem)
     assert config.strategy_name == "mvp"
 
 

@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 from hydra.types import RunMode
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from cl_prompts.errors import UserError
 from cl_prompts.runs.compose import open_composer
+from cl_prompts.runs.fields import field_texts
+from cl_prompts.runs.overrides import FUNCTION, TEXT_KEYS, read_words
 from cl_prompts.runs.request import read_request
+from cl_prompts.runs.schema import GROUPS, RunSettings, group_schema, known_names
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +95,100 @@ def test_a_tilde_is_the_home_folder(composer):
     assert configs(composer, "output=~/some runs")[0].output == f"{Path.home()}/some runs"
 
 
+ORDINARY_TEXT = [
+    "/tmp/Müller",
+    "/x/фото набор",
+    "/tmp/a(1)",
+    "/tmp/lr=0.1",
+    "/tmp/a#b",
+    "/tmp/a&b",
+    "/tmp/o'brien",
+    "/tmp/a[1]",
+    "/tmp/{a}",
+    "a\"b'c",
+    "back\\slash\\",
+    "it\\'s",
+    "1e5",
+    "1_2",
+    "007",
+    "true",
+    "[x]",
+]
+
+
+@pytest.mark.parametrize("text", ORDINARY_TEXT)
+@pytest.mark.parametrize("equals", ["=", " = "])
+def test_ordinary_text_is_taken_as_typed_and_handed_on_to_hydra_as_such(composer, text, equals):
+    for multirun in (False, True):
+        request = read_request(composer, [f"output{equals}{text}"], multirun=multirun)
+        assert request.problems == ()
+        assert [config.output for config in request.configs] == [text]
+        cfg = composer.loader.load_configuration("run", list(request.hydra_words), RunMode.RUN)
+        assert cfg.output == text
+
+
+# What a shell hands over, with neither a comma, which separates values, nor what stands for something else.
+@given(st.text(st.characters(codec="utf-8", exclude_characters=",$~\\'\"", exclude_categories=["C", "Z"]), min_size=1))
+def test_any_text_without_a_meaning_of_its_own_is_taken_as_typed(composer, text):
+    assume(text.lower() != "null" and not FUNCTION.match(text))
+    (override,) = read_words([f"name={text}"], composer.loader).values.values()
+    assert override.value() == text
+
+
+def test_every_free_text_key_of_a_schema_is_known_as_such():
+    free = {key for key, text in field_texts(RunSettings).items() if text.allowed.startswith(("a folder", "text"))}
+    for group in GROUPS:
+        for name in known_names(group) or ("",):
+            texts = field_texts(group_schema(group, name))
+            free |= {f"{group}.{key}" for key, text in texts.items() if text.allowed.startswith("text")}
+    assert {key for key in free if key not in NAMES_OF_OTHERS} == set(TEXT_KEYS)
+
+
+NAMES_OF_OTHERS = {*(f"{group}.name" for group in GROUPS), "backbone.timm_name"}
+
+
+def test_several_ordinary_texts_are_a_sweep_and_keep_their_meaning(composer):
+    found = configs(composer, "name=ä_${seed},1e5,'a, b',versuch-ö", multirun=True)
+    assert [config.name for config in found] == ["ä_1", "1e5", "a, b", "versuch-ö"]
+    with_home = configs(composer, "output=~/ä", "name=null")[0]
+    assert (with_home.output, with_home.name) == (f"{Path.home()}/ä", None)
+
+
+@pytest.mark.parametrize("word", ["null", "none", "None"])
+def test_no_experiment_can_be_said(composer, word):
+    (config,) = configs(composer, f"experiment={word}")
+    assert config == configs(composer)[0]
+    request = read_request(composer, [f"experiment=mvp_base,{word}"], multirun=True)
+    assert [config.experiment for config in request.configs] == ["mvp_base", None]
+    assert request.configs[1] == configs(composer)[0]
+
+
+def test_keys_of_making_a_stream_are_refused_beside_a_saved_one(composer, tmp_path):
+    for file in ("plan.npz", "plan.json"):
+        (tmp_path / file).touch()
+    plan = f"scenario.plan={tmp_path}"
+    assert configs(composer, plan, "scenario=i_blurry", "scenario.view=merged", "scenario.seed=null")
+    typed = ["n_sessions=9", "disjoint_class_pct=3", "mode=misa", "varying=false", "allow_home=false", "seed=4"]
+    words = [f"scenario.{word}" for word in typed]
+    assert problems(composer, plan, *words) == [f"{word}: the saved stream decides it; leave it out" for word in words]
+    assert configs(composer, "scenario.plan=null", *words)
+
+
+def test_a_word_that_cannot_be_read_brings_no_second_error(composer):
+    for words in (
+        ["protocol.memory_size=(5", "protocol.replay_batch=4"],
+        ["strategy.pool_size=(20", "strategy.selection_size=15", "strategy.contrast=none"],
+        ["protocol.optimizer=(sgd", "protocol.momentum=0.9"],
+        ["strategy=(ncm", "strategy.insertion=prefix_tuning", "strategy.zzz=3"],
+        ["strategy=mvpp", "strategy.selection_size=15"],
+        ["strategy=zzzzzz", "protocol.memory_size=3", "protocol.replay_batch=3"],
+        ["experiment=mvp_replya", "protocol.replay_batch=0"],
+        ["strategy.pool_sise=20", "strategy.selection_size=15"],
+    ):
+        (problem,) = problems(composer, *words)
+        assert problem.startswith(f"{words[0]}: ")
+
+
 @pytest.mark.parametrize(
     ("word", "text"),
     [
@@ -102,7 +201,22 @@ def test_a_tilde_is_the_home_folder(composer):
         ("protocol=7", "protocol=7: choose one of online"),
         ("experiment=mvp_bas", "experiment=mvp_bas: did you mean mvp_base?"),
         ("strategy", "strategy: write key=value, for example strategy=mvp"),
-        ("name=a=b", "name=a=b: cannot be read; put a value with special characters in two pairs of quotes"),
+        ("device=a=b", "device=a=b: cannot be read; put a value with special characters in two pairs of quotes"),
+        ("protocol.replay_batch=(4", "protocol.replay_batch=(4: cannot be read"),
+        ("output=/tmp/a,b", "output=/tmp/a,b: several values need -m, one run for each; text with a comma is written"),
+        ("output=ä,,b", "output=ä,,b: cannot be read"),
+        (
+            "hydra.run.dir=/tmp/x",
+            "hydra.run.dir=/tmp/x: would move files out of the run's folder; use output= and name=",
+        ),
+        ("hydra.output_subdir=x", "hydra.output_subdir=x: would move files out of the run's folder; use output= and"),
+        (
+            "hydra.job.chdir=true",
+            "hydra.job.chdir=true: would move files out of the run's folder; use output= and name=",
+        ),
+        ("seed=9223372036854775808", "seed=9223372036854775808: must be a whole number of at least 0 and below 2^63"),
+        ("protocol.lr=inf", "protocol.lr=inf: must be a finite number greater than 0 (default 0.005)"),
+        ("batch_size=3", "batch_size=3: unknown key; did you mean protocol.stream_batch?"),
         ("~strategy", "~strategy: nothing can be taken out of a configuration"),
         ("~strategy.pool_size", "~strategy.pool_size: nothing can be taken out"),
         ("strategy@other=mvp", "strategy@other=mvp: a package (@) cannot be given; write strategy=..."),
@@ -138,8 +252,16 @@ def test_a_misspelt_choice_does_not_hide_the_other_errors(composer):
 def test_an_experiment_yields_to_the_command_line(composer):
     (config,) = configs(composer, "experiment=mvp_mask", "strategy.logit_mask=false")
     assert not config.strategy.logit_mask
-    found = problems(composer, "experiment=mvp_mask", "strategy=ncm")
-    assert "strategy=ncm has no such key; strategy=mvp has it (set by experiment=mvp_mask)" in found[0]
+
+
+def test_an_experiment_with_the_choice_it_is_not_for_is_one_line(composer):
+    line = "experiment=mvp_mask is a recipe for strategy=mvp; leave out strategy=ncm, or the experiment"
+    assert problems(composer, "experiment=mvp_mask", "strategy=ncm") == [line]
+    assert problems(composer, "experiment=mvp_mask", "strategy=ncm", "seed=-1", "strategy.x=1") == [
+        line,
+        "seed=-1: must be a whole number of at least 0 and below 2^63 (default 1)",
+    ]
+    assert configs(composer, "experiment=mvp_mask", "strategy=mvp", "scenario=iid", "protocol=si_blurry")
 
 
 def test_a_sweep_is_every_combination_in_order(composer):
@@ -158,8 +280,8 @@ def test_every_combination_of_a_sweep_is_checked_and_each_line_comes_once(compos
     found = problems(composer, "strategy=mvp,ncm,mpv", "seed=1,-2,-3", "protocol.lr=0", multirun=True)
     assert found == [
         "protocol.lr=0: must be a number greater than 0 (default 0.005)",
-        "seed=-2: must be a whole number of at least 0 (default 1)",
-        "seed=-3: must be a whole number of at least 0 (default 1)",
+        "seed=-2: must be a whole number of at least 0 and below 2^63 (default 1)",
+        "seed=-3: must be a whole number of at least 0 and below 2^63 (default 1)",
         "strategy=mpv: did you mean mvp? choose one of linear_probe, mvp, ncm, single_prompt",
     ]
 
@@ -215,7 +337,8 @@ def test_a_run_starts_again_from_its_written_configuration(tmp_path):
     ("arguments", "text"),
     [
         ({"config_dir": "/nowhere/at/all"}, "--config-dir /nowhere/at/all: there is no such folder"),
-        ({"config_name": "rum"}, "--config-name rum: no such file; did you mean run?"),
+        ({"config_name": "rum"}, "--config-name rum: no such file; did you mean run? choose one of run"),
+        ({"config_name": "zzz"}, "--config-name zzz: no such file; choose one of run"),
     ],
 )
 def test_folders_and_primary_files_that_are_not_there(arguments, text):

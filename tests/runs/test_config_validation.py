@@ -11,6 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cl_prompts.config_folder import config_folder
 from cl_prompts.runs.compose import open_composer, with_values
 from cl_prompts.runs.fields import field_texts
 from cl_prompts.runs.keys import owners, unknown_key_text
@@ -87,7 +88,7 @@ def test_all_errors_of_all_groups_come_at_once():
         ),
         "protocol.lr": "protocol.lr=-5: must be a number greater than 0 (default 0.005)",
         "protocol.stream_batch": "protocol.stream_batch=ten: must be a whole number of at least 1 (default 10)",
-        "seed": "seed=1.5: must be a whole number of at least 0 (default 1)",
+        "seed": "seed=1.5: must be a whole number of at least 0 and below 2^63 (default 1)",
         "protocol.momentum": (
             "protocol.momentum=0.9: protocol.optimizer=adam has no such setting; use sgd, or set it to 0"
         ),
@@ -215,11 +216,21 @@ def test_a_key_with_one_letter_missing_is_recognised(case, data):
         ("strateg.pool_size", "strategy.pool_size"),
         ("protocol.blurry_sample_pct", "scenario.blurry_sample_pct"),
         ("train_mask", "protocol.train_mask"),
+        ("batch_size", "protocol.stream_batch"),
+        ("protocol.learning_rate", "protocol.lr"),
+        ("n_tasks", "scenario.n_sessions"),
+        ("model", "backbone"),
     ],
 )
 def test_what_an_unknown_key_meant(key, meant):
     names = {group: DEFAULTS[group]["name"] for group in GROUPS}
     assert unknown_key_text(key, names) == f"unknown key; did you mean {meant}?"
+
+
+def test_words_that_need_more_than_another_key():
+    names = {group: DEFAULTS[group]["name"] for group in GROUPS}
+    assert "protocol.updates_per_batch" in unknown_key_text("epochs", names)
+    assert "device=cuda" in unknown_key_text("gpu", names)
 
 
 def test_a_key_like_nothing_lists_what_there_is():
@@ -266,6 +277,28 @@ CASES = {
         "use sgd",
         {"protocol.momentum": 0.9, "protocol.optimizer": "sgd"},
     ),
+    "blocks_exist": (
+        {"strategy.expert_layers": [2, 6]},
+        "strategy.expert_layers",
+        "counted from 0 to 5",
+        {"strategy.expert_layers": [2, 5], "strategy.query_blocks": 6},
+    ),
+    "dataset_is_there": (
+        {"dataset": {"name": "image_folder", "root": "/nowhere/at/all"}},
+        "dataset",
+        "/nowhere/at/all",
+        {"dataset": {"name": "cifar10"}},
+    ),
+    "plan_is_there": (
+        {"scenario.plan": "/nowhere/at/all"},
+        "scenario.plan",
+        "plan.npz and plan.json",
+        {},
+    ),
+    "output_can_be_written": ({"output": __file__}, "output", "is a file", {"output": "not/made/yet"}),
+}
+# The same for combinations that the settings of a method refuse themselves.
+OWN_CASES = {
     "selection_fits_pool": (
         {"strategy.selection_size": 11, "strategy.contrast": "none"},
         "strategy.selection_size",
@@ -290,25 +323,12 @@ CASES = {
         "strategy.selection_size=1",
         {"strategy.insertion": "prefix_tuning"},
     ),
-    "blocks_exist": (
-        {"strategy.expert_layers": [2, 6]},
+    "a_block_is_named_once": (
+        {"strategy.expert_layers": [2, 2]},
         "strategy.expert_layers",
-        "counted from 0 to 5",
-        {"strategy.expert_layers": [2, 5], "strategy.query_blocks": 6},
+        "strategy.expert_layers=[2,2]: names a block twice; name each once",
+        {"strategy.expert_layers": [2, 1]},
     ),
-    "dataset_is_there": (
-        {"dataset": {"name": "image_folder", "root": "/nowhere/at/all"}},
-        "dataset",
-        "/nowhere/at/all",
-        {"dataset": {"name": "cifar10"}},
-    ),
-    "plan_is_there": (
-        {"scenario.plan": "/nowhere/at/all"},
-        "scenario.plan",
-        "plan.npz and plan.json",
-        {},
-    ),
-    "output_can_be_written": ({"output": __file__}, "output", "is a file", {"output": "not/made/yet"}),
 }
 NOT_BY_VALUES = {"required_boundaries_are_visible", "required_task_ids_exist", "labels_suit_method"}
 
@@ -317,9 +337,9 @@ def test_every_rule_has_a_case():
     assert {rule.check.__name__ for rule in RULES} == set(CASES) | NOT_BY_VALUES
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *OWN_CASES])
 def test_a_rule_refuses_what_it_is_for_and_nothing_else(name):
-    breaking, key, advice, keeping = CASES[name]
+    breaking, key, advice, keeping = (CASES | OWN_CASES)[name]
     found = problems(breaking)
     assert set(found) == {key}
     assert advice in found[key]
@@ -351,8 +371,36 @@ def test_possible_combinations_pass(changes):
 )
 def test_blocks_beyond_the_backbone_are_refused_if_its_depth_is_known(strategy, key):
     assert set(problems({"strategy": strategy})) == {key}
-    unknown = {"backbone.depth": None, "backbone.timm_name": "vit_tiny_patch16_224.augreg_in21k"}
+    unknown = {"backbone.depth": None, "backbone.timm_name": "vit_base_patch16_clip_224.openai"}
     assert problems({"strategy": strategy} | unknown) == {}
+
+
+@pytest.mark.parametrize("name", ["deit_tiny", "vit_tiny", "vit_small", "vit_base"])
+def test_the_usual_backbones_have_twelve_blocks(name):
+    backbone = yaml.safe_load((config_folder() / "backbone" / f"{name}.yaml").read_text(encoding="utf-8"))
+    changes = {"backbone": backbone | {"checkpoint": "untrained"}, "strategy.expert_layers": [2, 11]}
+    assert problems(changes) == {}
+    found = problems(changes | {"strategy.expert_layers": [2, 12]})
+    assert found == {
+        "strategy.expert_layers": f"strategy.expert_layers=[2,12]: backbone={name} has 12 blocks, counted from 0 to 11"
+    }
+
+
+def test_every_combination_a_method_refuses_is_a_line_of_its_own():
+    changes = {"strategy.selection_size": 2, "strategy.insertion": "prefix_tuning", "strategy.general_layers": [1, 1]}
+    found = problems(changes | {"protocol.replay_batch": 4})
+    assert set(found) == {*changes, "protocol.replay_batch"}
+    assert all(text.startswith(f"{key}=") and "\n" not in text for key, text in found.items())
+
+
+def test_a_combination_with_a_wrong_value_is_not_judged():
+    assert set(problems({"strategy.pool_size": -20, "strategy.selection_size": 15})) == {"strategy.pool_size"}
+
+
+def test_a_combination_that_names_no_key_is_said_of_the_group():
+    found = problems({"backbone.img_size": 33})
+    assert found["backbone"].startswith("backbone=vit_nano: img_size=33 is not a multiple of the patch size")
+    assert set(found) == {"backbone"}
 
 
 class Needy(StrategySettings):

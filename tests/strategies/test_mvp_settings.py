@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -154,18 +156,30 @@ def test_variants_fill_the_open_switches_only():
     [
         ({"general_layers": (0, 6)}, "name block 6: the backbone has blocks 0 to 5"),
         ({"expert_layers": (7,)}, "name block 7"),
-        ({"expert_layers": (2, 2)}, r"strategy.expert_layers=\[2, 2\] names a block twice"),
         ({"query_blocks": 7}, "strategy.query_blocks=7: the backbone has 6 blocks; set 1 to 6"),
-        ({"selection_size": 5, "contrast": "none"}, "strategy.selection_size=5: at most pool_size=4"),
-        ({"selection_size": 2}, "set strategy.contrast=none or selection_size=1"),
-        ({"selection_size": 2, "contrast": "none", "insertion": "prefix_tuning"}, "use prompt_tuning"),
-        ({"pool_size": 1, "variant": "paper"}, "needs pool_size >= 2"),
     ],
 )
-def test_switches_that_exclude_each_other_are_refused(changes, match, tiny_backbone):
+def test_blocks_beyond_the_backbone_are_refused(changes, match, tiny_backbone):
     with pytest.raises(StrategyError, match=match) as error:
         build(tiny_backbone, **changes)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes, match",
+    [
+        ({"expert_layers": (2, 2)}, r"expert_layers=\[2,2\]: names a block twice"),
+        ({"selection_size": 11, "contrast": "none"}, "selection_size=11: at most strategy.pool_size=10"),
+        ({"selection_size": 2}, "set strategy.contrast=none or strategy.selection_size=1"),
+        ({"selection_size": 2, "contrast": "none", "insertion": "prefix_tuning"}, "strategy.insertion=prompt_tuning"),
+        ({"pool_size": 1, "variant": "paper"}, "pool_size=1: strategy.contrast=per_query compares keys"),
+        ({"gamma": math.inf}, "finite"),
+        ({"margin": math.inf}, "finite"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(changes, match):
+    with pytest.raises(ValidationError, match=match):
+        MVPSettings(**changes)
 
 
 def test_a_backbone_of_one_block_needs_its_query_named(make_vit):
