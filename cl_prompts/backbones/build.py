@@ -34,14 +34,18 @@ def load_backbone(name: str, *, seed: int = 0, **changes: Any) -> FrozenViT:
     folder = config_folder() / "backbone"
     names = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in names:
-        raise BackboneError(f"backbone {name!r} is unknown; choose one of {', '.join(names)}")
+        close = difflib.get_close_matches(name, names, n=1)
+        guess = f"did you mean {close[0]}? " if close else ""
+        raise BackboneError(f"backbone {name!r} is unknown; {guess}choose one of {', '.join(names)}")
     record = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
     try:
         settings = BackboneSettings(**record | changes)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise BackboneError(f"backbone {name!r}, {key or 'settings'}: {first['msg']}") from error
+        raise BackboneError(
+            f"backbone {name!r}, {key or 'settings'}: {first['msg'].removeprefix('Value error, ')}"
+        ) from error
     return build_backbone(settings, seed=seed)
 
 

@@ -1,4 +1,4 @@
-"""Prompts as values: what is inserted into a frozen block, and where. Source: specs/methods.md 0.1.
+"""Prompts as values: what is inserted into a frozen block, and where. Source: the codes of L2P, DualPrompt and MVP.
 
 Four forms are used in the literature; they compute different functions, so each is spelled differently here:
 

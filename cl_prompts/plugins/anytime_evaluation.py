@@ -38,13 +38,18 @@ class AnytimeEvaluation(SupervisedPlugin):
         sessions: one point at the end of each session.
 
     Raises:
-        MetricError: a negative period, an unknown rule, or no session at all.
+        MetricError: no evaluator, a negative period, an unknown rule, or no session at all.
     """
 
     def __init__(
         self, evaluator: Evaluator, *, every: int, rule: str = "exact", session_ends: Sequence[int] | None = None
     ) -> None:
         super().__init__()
+        if not callable(evaluator) or not hasattr(evaluator, "num_classes"):
+            raise MetricError(
+                f"AnytimeEvaluation was given a {type(evaluator).__name__}; pass "
+                "Evaluator(test_dataset, num_classes=...) of cl_prompts.evaluation"
+            )
         if every < 0:
             raise MetricError(f"AnytimeEvaluation every={every}: give stream samples, or 0 for session ends alone")
         if rule not in RULES:

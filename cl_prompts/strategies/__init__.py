@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_prompts.strategies.declaration import strategy_names
+from cl_prompts.strategies.declaration import parse_file, strategy_names
 
 if TYPE_CHECKING:
     from cl_prompts.strategies.base import ContinualStrategy
@@ -22,7 +22,7 @@ def _subclasses(base: str) -> dict[str, str]:
     """Class -> file name without suffix, for the subclasses of `base` written in the method files."""
     found = {}
     for name in strategy_names():
-        for node in ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")).body:
+        for node in parse_file(Path(__file__).parent / f"{name}.py").body:
             if isinstance(node, ast.ClassDef) and any(isinstance(of, ast.Name) and of.id == base for of in node.bases):
                 found[node.name] = name
     return found

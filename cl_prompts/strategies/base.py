@@ -8,8 +8,7 @@ tensors and nothing else, and closed-form learners in the same loop. Every hook 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
 from functools import partial
@@ -25,6 +24,14 @@ from torch.utils.data import DataLoader
 from cl_prompts.backbones import FrozenViT
 from cl_prompts.errors import StrategyError
 from cl_prompts.masks import EVAL_MASKS, FINITE_FILL, MASK_POLICIES, ClassTracker, mask_logits
+from cl_prompts.strategies.argument_checks import (
+    check_choice,
+    check_labels,
+    check_mask_fits,
+    check_parts,
+    check_single_process,
+    needs_transform,
+)
 from cl_prompts.strategies.declaration import StrategySettings
 from cl_prompts.strategies.method import Method, TrainingOutputs
 from cl_prompts.strategies.watch import TrainingWatch
@@ -69,7 +76,8 @@ class ContinualStrategy(SupervisedTemplate):
             them, so that penalties of other plugins reach the weights.
 
     Raises:
-        StrategyError: an argument out of range, or settings that the method or the backbone excludes.
+        StrategyError: an argument out of range or of the wrong kind, or settings that the method or the backbone
+            excludes.
     """
 
     method_class: ClassVar[type[Method]]
@@ -94,16 +102,15 @@ class ContinualStrategy(SupervisedTemplate):
         plugins: Sequence[BasePlugin] | None = None,
         evaluator: EvaluationPlugin | None = None,
     ) -> None:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise StrategyError(
-                f"WORLD_SIZE={os.environ['WORLD_SIZE']}: every process would see the whole stream; start one process"
-            )
+        check_single_process()
         if not 1e-6 <= updates_per_batch < float("inf"):
             raise StrategyError(f"updates_per_batch={updates_per_batch}: must be a number of at least 0.000001")
-        _check_choice("precision", precision, AUTOCAST)
-        _check_choice("train_mask", train_mask, MASK_POLICIES)
-        _check_choice("eval_mask", eval_mask, EVAL_MASKS)
-        settings = self.method_class.settings_class() if settings is None else settings
+        check_choice("precision", precision, AUTOCAST)
+        check_choice("train_mask", train_mask, MASK_POLICIES)
+        check_choice("eval_mask", eval_mask, EVAL_MASKS)
+        settings_class = self.method_class.settings_class
+        settings = settings_class() if settings is None else settings
+        check_parts(type(self).__name__, backbone, settings, settings_class, optimizer)
         generator = torch.Generator().manual_seed(seed)
         method = self.method_class(backbone, num_classes, settings, generator).to(device)
         self.needs = settings.needs
@@ -259,7 +266,7 @@ class ContinualStrategy(SupervisedTemplate):
     def _transformed_for_training(self) -> Tensor:
         images = self.mb_x
         transform = self.train_transform if self.needs.gradient else self.eval_transform
-        if not _needs_transform(images, transform):
+        if not needs_transform(images, transform):
             return images
         if transform is self.eval_transform:
             return self.eval_transform(images)  # type: ignore[misc]
@@ -270,7 +277,7 @@ class ContinualStrategy(SupervisedTemplate):
         return transform(images, self.mb_sample_ids, passes)  # type: ignore[misc, call-arg]
 
     def _transformed_for_evaluation(self, images: Tensor) -> Tensor:
-        return self.eval_transform(images) if _needs_transform(images, self.eval_transform) else images  # type: ignore[misc]
+        return self.eval_transform(images) if needs_transform(images, self.eval_transform) else images  # type: ignore[misc]
 
     def _query_of_fixed(self, images: Tensor) -> Tensor | None:
         """Query of the stream rows, computed once for all updates of the batch where their pixels stay the same."""
@@ -303,9 +310,9 @@ class ContinualStrategy(SupervisedTemplate):
     # --- Avalanche's template ---------------------------------------------------------------------------------------
 
     def _before_training_exp(self, **kwargs: Any) -> None:
-        self._check_targets()
+        check_labels(getattr(self.experience.dataset, "targets", []), self.num_classes)
         announced = getattr(self.experience, "classes_in_this_experience", None)
-        self._check_mask_fits(announced)
+        check_mask_fits(self.train_mask, announced, self.exposed)
         self.classes.begin_session(None if announced is None else torch.tensor(sorted(announced)))
         super()._before_training_exp(**kwargs)
 
@@ -346,37 +353,3 @@ class ContinualStrategy(SupervisedTemplate):
         if ids is None:
             return torch.arange(self.samples_seen, self.samples_seen + len(self.adapted_dataset))
         return torch.as_tensor(list(ids), dtype=torch.int64)
-
-    def _check_mask_fits(self, announced: Iterable[int] | None) -> None:
-        """Masks by session or task say nothing on a stream without them, or whose classes return."""
-        if self.train_mask not in ("task", "session"):
-            return
-        advice = "use exposed or batch"
-        if announced is None:
-            raise StrategyError(f"train_mask={self.train_mask!r}: this stream shows no sessions; {advice}")
-        if self.train_mask == "task" and bool(self.exposed[sorted(announced)].any()):
-            raise StrategyError(f"train_mask='task': classes return in later sessions of this stream; {advice}")
-
-    def _check_targets(self) -> None:
-        targets: Iterable[int] = getattr(self.experience.dataset, "targets", [])
-        present = {int(target) for target in getattr(targets, "uniques", targets)}
-        outside = sorted(target for target in present if not 0 <= target < self.num_classes)
-        if outside:
-            raise StrategyError(
-                f"label {outside[0]} is outside 0..{self.num_classes - 1}; give num_classes={max(outside) + 1} or more"
-            )
-
-
-def _check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise StrategyError(f"{argument}={value!r}: must be one of {', '.join(choices)}")
-
-
-def _needs_transform(images: Tensor, transform: Callable | None) -> bool:
-    """Whether raw images are still to be turned into network input; refuses what would be done twice or never."""
-    raw = images.dtype == torch.uint8
-    if raw and transform is None:
-        raise StrategyError("the stream gives uint8 images: pass train_transform and eval_transform to the strategy")
-    if not raw and transform is not None:
-        raise StrategyError("the stream gives float images already: pass no transforms to the strategy")
-    return raw

@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from cl_prompts.errors import StrategyError
 from scenarios.settings import LayerIndices, Settings
 
 __all__ = [
@@ -60,19 +61,41 @@ def read_settings(name: str) -> type[StrategySettings]:
 
     Raises:
         KeyError: no such file, or it declares no settings.
+        StrategyError: the file's settings use a name that this module does not give them, or Python cannot read it.
     """
     path = Path(__file__).parent / f"{name}.py"
     statement = _settings_statement(path) if path.is_file() else None
     if statement is None:
         raise KeyError(name)
     namespace = {key: globals()[key] for key in __all__} | {"__name__": __name__}
-    exec(compile(ast.Module([statement], []), str(path), "exec", dont_inherit=True), namespace)
+    try:
+        exec(compile(ast.Module([statement], []), str(path), "exec", dont_inherit=True), namespace)
+    except NameError as error:
+        allowed = ", ".join(key for key in __all__ if key not in ("read_settings", "strategy_names"))
+        raise StrategyError(
+            f"{path}: {statement.name} uses the name {error.name!r}; settings are read without the rest of their file, "
+            f"write them with {allowed} and built-in names alone"
+        ) from error
     return namespace[statement.name]
+
+
+def parse_file(path: Path) -> ast.Module:
+    """The syntax tree of a strategy file.
+
+    Raises:
+        StrategyError: it is no Python; names the file and the line.
+    """
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except SyntaxError as error:
+        raise StrategyError(
+            f"{path}, line {error.lineno}: {error.msg}; every file of this folder must be valid Python"
+        ) from error
 
 
 @cache
 def _settings_statement(path: Path) -> ast.ClassDef | None:
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in parse_file(path).body:
         if isinstance(node, ast.ClassDef) and any(
             isinstance(base, ast.Name) and base.id == "StrategySettings" for base in node.bases
         ):

@@ -17,7 +17,7 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from tiny_vits import SIZES, make_images, make_model
 
-from cl_prompts.backbones import BackboneSettings, FrozenViT, build_backbone, load_checkpoint
+from cl_prompts.backbones import BackboneSettings, FrozenViT, build_backbone, load_backbone, load_checkpoint
 from cl_prompts.errors import BackboneError
 
 
@@ -423,3 +423,15 @@ def test_bundled_weights_are_the_ones_of_the_model_card():
     assert backbone(torch.zeros(1, 3, 32, 32)).shape == (1, 192)
     larger = build_backbone(settings.model_copy(update={"img_size": 64}), seed=1)
     assert larger(torch.zeros(1, 3, 64, 64)).shape == (1, 192)
+
+
+def test_a_mistyped_config_name_gets_a_guess():
+    with pytest.raises(BackboneError, match=r"backbone 'vit_nanno' is unknown; did you mean vit_nano\? choose one of "):
+        load_backbone("vit_nanno")
+
+
+def test_a_wrong_value_is_told_in_our_words():
+    with pytest.raises(BackboneError, match="backbone 'vit_nano'") as error:
+        load_backbone("vit_nano", img_size=33)
+    assert "Value error" not in str(error.value)
+    assert "\n" not in str(error.value)

@@ -263,7 +263,7 @@ def test_unprompted_tokens_match_the_stored_ones():
 
 
 def published_insertions(stored, meta):
-    """The prompts of a stored step as the released code cuts them (specs/si_blurry_mvp.md 2.1)."""
+    """The prompts of a stored step as the released code of MVP cuts them."""
     general = torch.from_numpy(stored["param.g_prompts"])
     expert = torch.from_numpy(stored["param.e_prompts"])[torch.from_numpy(stored["out.topk"])[:, 0]]
     insertions = {}

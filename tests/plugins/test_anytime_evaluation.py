@@ -9,7 +9,7 @@ from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 from avalanche_toys import LinearModel, float_stream, foreign, train_in_order
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import CLASSES, labels, make_strategy, stream_of, train
+from toys import CLASSES, Pictures, labels, make_strategy, stream_of, train
 
 from cl_prompts.errors import MetricError
 from cl_prompts.evaluation import EvaluationResult
@@ -205,6 +205,8 @@ def test_listeners_and_loggers_get_every_point_at_samples_seen():
 
 def test_what_makes_no_sense_is_refused():
     evaluator = CountingEvaluator()
+    with pytest.raises(MetricError, match=r"was given a Pictures; pass Evaluator\(test_dataset, num_classes=\.\.\.\)"):
+        AnytimeEvaluation(Pictures([0, 1]), every=1)
     with pytest.raises(MetricError, match="every=-1"):
         AnytimeEvaluation(evaluator, every=-1)
     with pytest.raises(MetricError, match="rule 'offical' is unknown; choose one of exact, official"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +29,6 @@ def golden_backbone(file: str, prefix: str = "", **sizes) -> FrozenViT:
 
 @pytest.fixture(scope="session")
 def mvp_backbone() -> FrozenViT:
-    with np.load(GOLDEN / "mvp_official_backbone.npz") as stored:
-        print(json.loads(str(stored["cfg_json"])) if "cfg_json" in stored.files else "")
     return golden_backbone(
         "mvp_official_backbone.npz", img_size=32, patch_size=8, embed_dim=48, depth=6, num_heads=3, mlp_ratio=4
     )

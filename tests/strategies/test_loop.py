@@ -13,6 +13,7 @@ from toys import CLASSES, Pictures, TrainNormalise, labels, learned, make_strate
 
 from cl_prompts.errors import StrategyError, UserError
 from cl_prompts.plugins import Reservoir
+from cl_prompts.strategies import LinearProbe, LinearProbeSettings, MVPSettings
 from scenarios import TrainTransform
 
 
@@ -247,6 +248,65 @@ def test_arguments_out_of_range_are_refused(keywords, match, tiny_backbone):
     with pytest.raises(StrategyError, match=match) as error:
         make_strategy("linear_probe", tiny_backbone, **keywords)
     assert one_line(error)
+
+
+def mistakes(backbone):
+    """Arguments as users of other Avalanche strategies write them, and the right call."""
+    sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    right = r"pass a function such as functools\.partial\(torch\.optim\.SGD, lr=0\.1\)"
+    return [
+        ({"optimizer": sgd}, f"optimizer=a SGD: LinearProbe .*{right}"),
+        ({"optimizer": "sgd"}, f"optimizer=a str: .*{right}"),
+        ({"backbone": backbone.model}, r"backbone=a VisionTransformer: .*wrap it: FrozenViT\(model\)"),
+        ({"backbone": "vit_nano"}, r"backbone=a str: .*load_backbone\('vit_nano'\)"),
+        ({"settings": {"head": "linear"}}, r"settings=a dict: .*pass LinearProbeSettings\(\.\.\.\)"),
+        ({"settings": MVPSettings()}, r"settings=a MVPSettings: .*pass LinearProbeSettings\(\.\.\.\)"),
+        ({"settings": LinearProbeSettings}, "settings=the class LinearProbeSettings: .*pass LinearProbeSettings"),
+    ]
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_parts_as_other_libraries_take_them_are_refused(number, tiny_backbone):
+    keywords, match = mistakes(tiny_backbone)[number]
+    with pytest.raises(StrategyError, match=match) as error:
+        LinearProbe(**{"backbone": tiny_backbone, "num_classes": CLASSES} | keywords)
+    assert one_line(error)
+
+
+def test_a_class_is_a_function_of_the_trained_tensors_too(tiny_backbone):
+    strategy = make_strategy("linear_probe", tiny_backbone, optimizer=torch.optim.AdamW)
+    assert isinstance(strategy.optimizer, torch.optim.AdamW)
+
+
+@pytest.mark.parametrize("augmentation", ["crop_flip", "none"])
+def test_every_presentation_of_an_image_has_pixels_of_its_own(augmentation, tiny_backbone):
+    """In the updates of its batch, and whenever it is replayed; unless nothing is random."""
+
+    class Seen(SupervisedPlugin):
+        def __init__(self):
+            super().__init__()
+            self.versions: dict[int, list[bytes]] = {}
+
+        def after_forward(self, strategy, *args, **kwargs):
+            for sample, image in zip(strategy.mb_sample_ids.tolist(), strategy.mb_x, strict=True):
+                self.versions.setdefault(sample, []).append(image.numpy().tobytes())
+
+    seen = Seen()
+    mean = std = (0.5, 0.5, 0.5)
+    transform = TrainTransform(16, mean, std, augmentation=augmentation, seed=3)
+    plugins = [Reservoir(6, 6, seed=1), seen]
+    strategy = make_strategy(
+        "linear_probe", tiny_backbone, train_transform=transform, updates_per_batch=3, plugins=plugins
+    )
+    train(strategy, stream_of([labels(40, range(CLASSES))]))
+    presentations = [len(versions) for versions in seen.versions.values()]
+    assert max(presentations) > 6
+    distinct = [len(set(versions)) for versions in seen.versions.values()]
+    if augmentation == "none":
+        assert set(distinct) == {1}
+    else:
+        # Crops at continuous places: two alike are a matter of floating point luck.
+        assert sum(distinct) >= 0.97 * sum(presentations)
 
 
 def test_the_task_mask_needs_announced_classes(tiny_backbone):

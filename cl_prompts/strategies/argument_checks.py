@@ -1,0 +1,118 @@
+"""What a strategy refuses, each in one line that says which call is right."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cl_prompts.backbones import FrozenViT
+from cl_prompts.errors import StrategyError
+from cl_prompts.strategies.declaration import StrategySettings
+
+
+def check_single_process() -> None:
+    """Refuse distributed training.
+
+    Raises:
+        StrategyError: the launcher of several processes started this one.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise StrategyError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: every process would see the whole stream; start one process"
+        )
+
+
+def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
+    """Refuse a value that is no choice.
+
+    Raises:
+        StrategyError: names the choices.
+    """
+    if value not in choices:
+        raise StrategyError(f"{argument}={value!r}: must be one of {', '.join(choices)}")
+
+
+def check_parts(strategy: str, backbone: Any, settings: Any, settings_class: type[StrategySettings], make: Any) -> None:
+    """Refuse parts as other libraries take them: a bare network, a dict of settings, a ready optimizer.
+
+    Args:
+        strategy: name of the strategy's class.
+        backbone: should be a `FrozenViT`.
+        settings: should be of the class below.
+        settings_class: the method's settings.
+        make: should be a function of the trained tensors, or None.
+
+    Raises:
+        StrategyError: the first part that does not fit.
+    """
+    if not isinstance(backbone, FrozenViT):
+        advice = (
+            "wrap it: FrozenViT(model)" if isinstance(backbone, torch.nn.Module) else "pass load_backbone('vit_nano')"
+        )
+        raise StrategyError(f"backbone={_kind(backbone)}: {strategy} needs a FrozenViT; {advice}")
+    if not isinstance(settings, settings_class):
+        name = settings_class.__name__
+        raise StrategyError(f"settings={_kind(settings)}: {strategy} has settings of its own; pass {name}(...)")
+    if make is not None and not callable(make):
+        name = type(make).__name__ if isinstance(make, torch.optim.Optimizer) else "SGD"
+        raise StrategyError(
+            f"optimizer={_kind(make)}: {strategy} chooses the trained tensors; pass a function such as "
+            f"functools.partial(torch.optim.{name}, lr=0.1)"
+        )
+
+
+def check_labels(targets: Iterable[int], num_classes: int) -> None:
+    """Refuse labels that have no column in the head.
+
+    Raises:
+        StrategyError: names a label and the number of classes it takes.
+    """
+    present = {int(target) for target in getattr(targets, "uniques", targets)}
+    outside = sorted(target for target in present if not 0 <= target < num_classes)
+    if outside:
+        raise StrategyError(
+            f"label {outside[0]} is outside 0..{num_classes - 1}; give num_classes={max(outside) + 1} or more"
+        )
+
+
+def check_mask_fits(train_mask: str, announced: Iterable[int] | None, exposed: Tensor) -> None:
+    """Refuse masks by session or task on a stream without them, or whose classes return.
+
+    Args:
+        train_mask: name of the mask.
+        announced: classes of the experience, None where it does not tell.
+        exposed: bool (classes,), classes seen before.
+
+    Raises:
+        StrategyError: the mask would say nothing.
+    """
+    if train_mask not in ("task", "session"):
+        return
+    advice = "use exposed or batch"
+    if announced is None:
+        raise StrategyError(f"train_mask={train_mask!r}: this stream shows no sessions; {advice}")
+    if train_mask == "task" and bool(exposed[sorted(announced)].any()):
+        raise StrategyError(f"train_mask='task': classes return in later sessions of this stream; {advice}")
+
+
+def needs_transform(images: Tensor, transform: Callable | None) -> bool:
+    """Whether raw images are still to be turned into network input.
+
+    Raises:
+        StrategyError: they would be transformed twice, or never.
+    """
+    raw = images.dtype == torch.uint8
+    if raw and transform is None:
+        raise StrategyError("the stream gives uint8 images: pass train_transform and eval_transform to the strategy")
+    if not raw and transform is not None:
+        raise StrategyError("the stream gives float images already: pass no transforms to the strategy")
+    return raw
+
+
+def _kind(value: Any) -> str:
+    """What was given instead, in a word or two."""
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
