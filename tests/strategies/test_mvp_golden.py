@@ -91,6 +91,10 @@ def test_step_matches_published_code(path, mvp_backbone):
     divisor = feature_divisor(features.detach(), method.head.weight, targets, meta["margin"])
     torch.testing.assert_close(divisor.flatten(), array("out.cps"), **close)
 
+    scaled = method.head(features / divisor.reshape(-1, 1) if meta["use_afs"] else features)
+    in_loss = mask_logits(scaled if soft_mask is None else soft_mask * scaled, allowed)
+    torch.testing.assert_close(in_loss, array("out.logit_loss"), **close)
+
     optimizer = torch.optim.Adam([tensor for _, tensor in method.named_trainables()], lr=meta["lr"])
     outputs = method.training_outputs(images, targets, allowed)
     total = sum(outputs.losses.values())

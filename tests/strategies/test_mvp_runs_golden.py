@@ -101,6 +101,8 @@ def run(backbone, view: str, replay: StoredReplay | None = None):
         mode="official",
     )
     np.testing.assert_array_equal(plan.order, RUN["batch_flat"])
+    classes, first = np.unique(RUN["train_labels"][plan.order], return_index=True)
+    np.testing.assert_array_equal(classes[np.argsort(first)], ORDER)
     benchmark = benchmark_from_plan(plan, train, test, view=view)
     evaluation = AnytimeEvaluation(
         Evaluator(benchmark.test_stream[0].dataset, num_classes=plan.num_classes, transform=normalise, batch_size=32),
@@ -143,6 +145,10 @@ def check(stored, plan, strategy, trace, evaluation):
     )
     np.testing.assert_array_equal([seen for seen, _, _ in in_time], stored["eval_seen"])
     np.testing.assert_allclose([point.accuracy for _, _, point in in_time], stored["eval_acc"], atol=1e-9)
+    if "eval_cls_acc" in stored.files:
+        for (_, _, point), theirs in zip(in_time, stored["eval_cls_acc"], strict=True):
+            # By order of exposure, with 1e-5 in the divisor; columns of classes not exposed yet are zero.
+            np.testing.assert_allclose((point.correct / (point.count + 1e-5))[ORDER], theirs, atol=1e-4)
     summary = summarise(evaluation.points, evaluation.sessions, plan.class_kind)
     a_auc, a_avg, a_last, f_last = stored["metrics"]
     for name, value in {"a_auc": a_auc, "a_avg": a_avg, "a_last": a_last}.items():
@@ -153,6 +159,7 @@ def check(stored, plan, strategy, trace, evaluation):
 
 @pytest.mark.filterwarnings("ignore")
 def test_run_matches_published_code(mvp_backbone):
+    assert RUN["eval_cls_acc"].shape == (len(RUN["eval_acc"]), META["num_classes"])
     plan, strategy, trace, evaluation = run(mvp_backbone, "sessions")
     np.testing.assert_array_equal([len(session) for session in plan.sessions], RUN["session_sizes"])
     check(RUN, plan, strategy, trace, evaluation)
