@@ -152,6 +152,7 @@ def _run(config: RunConfig, device: torch.device, record: _Record, started: date
             },
             # Of the plan itself: a saved one keeps the seed it was made with.
             seeds={"plan": plan.requested["seed"], **asdict(Seeds.from_root(config.seed))},
+            strategy={"name": config.strategy_name, **strategy.model.effective_settings()},
             notices=[*notices, *plan.warnings],
             skipped={"train": data.train.skipped, "test": data.test.skipped},
         )

@@ -40,6 +40,7 @@ def make_manifest(
     device: str,
     hashes: Mapping[str, Any],
     seeds: Mapping[str, int],
+    strategy: Mapping[str, Any] | None = None,
     notices: Sequence[str] = (),
     skipped: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
@@ -51,6 +52,7 @@ def make_manifest(
         device: the torch device the run computes on, such as "cpu" or "cuda:0".
         hashes: identities by name: plan, weights, data set, configuration.
         seeds: seed of each purpose by name.
+        strategy: name and settings of the method as they worked, its variant's choices filled in.
         notices: sentences that a reader of the results should know, as the run printed them.
         skipped: files left out of each part of the data set, as `path: reason`.
     """
@@ -60,6 +62,7 @@ def make_manifest(
         "started": started.isoformat(timespec="seconds"),
         "hashes": dict(hashes),
         "seeds": dict(seeds),
+        "strategy": dict(strategy or {}),
         "notices": list(notices),
         "skipped": {part: list(files) for part, files in (skipped or {}).items()},
         "device": device,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,7 @@ class Method(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.num_classes = num_classes
+        self.settings = settings
 
     def query(self, images: Tensor) -> Tensor | None:
         """What the frozen backbone alone tells of `images` and prediction reuses, (batch, width); None if nothing.
@@ -83,6 +84,10 @@ class Method(nn.Module):
     def fit(self, images: Tensor, targets: Tensor, query: Tensor | None = None) -> None:
         """Take up one stream batch in closed form; arguments as in `training_outputs`."""
         raise StrategyError(f"{type(self).__name__} learns by gradient and cannot be fitted in closed form")
+
+    def effective_settings(self) -> dict[str, Any]:
+        """Settings as they work, JSON-safe: no null that stands for "what the variant says"."""
+        return self.settings.model_dump(mode="json")
 
     def prompt_usage(self) -> Tensor | None:
         """How often each prompt of the pool was chosen in training, (pool,); None without a pool."""

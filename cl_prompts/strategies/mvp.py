@@ -12,7 +12,7 @@ switch can be set on its own.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -148,12 +148,12 @@ class MVPMethod(Method):
     """
 
     settings_class = MVPSettings
+    settings: MVPSettings
 
     def __init__(
         self, backbone: FrozenViT, num_classes: int, settings: MVPSettings, generator: torch.Generator
     ) -> None:
         super().__init__(backbone, num_classes, settings, generator)
-        self.settings = settings
         self.switches = resolve_switches(settings, backbone.depth)
         _check(settings, self.switches, backbone.depth)
         rows, pool, width = ROWS_PER_LENGTH[settings.insertion], settings.pool_size, backbone.width
@@ -219,6 +219,10 @@ class MVPMethod(Method):
                 "gradient_dissimilarity": dissimilarity.mean(),
             },
         )
+
+    def effective_settings(self) -> dict[str, Any]:
+        """Settings with the variant's choice in place of every null."""
+        return super().effective_settings() | self.switches._asdict()
 
     def prompt_usage(self) -> Tensor:
         """How often each expert was chosen in training, (pool,)."""

@@ -42,6 +42,7 @@ class SinglePromptMethod(Method):
     """
 
     settings_class = SinglePromptSettings
+    settings: SinglePromptSettings
 
     def __init__(
         self, backbone: FrozenViT, num_classes: int, settings: SinglePromptSettings, generator: torch.Generator
@@ -55,7 +56,6 @@ class SinglePromptMethod(Method):
             raise StrategyError(
                 "strategy.position_code=true: this backbone has no position code for a class token; set it to false"
             )
-        self.settings = settings
         rows = settings.prompt_layers * 2 * settings.prompt_length
         self.prompt = nn.Parameter(torch.empty(rows, backbone.width).uniform_(-1, 1, generator=generator))
         self.head = make_head(settings.head, backbone.width, num_classes, settings.temperature, generator)

@@ -87,12 +87,25 @@ def test_config_file_reads_back_as_the_same_configuration(run_tiny):
     assert run.folder.name == "a run"
 
 
+def test_manifest_says_what_the_variant_of_a_method_chose(run_tiny):
+    strategy = run_tiny("mvp", "strategy.variant=paper", "strategy.focal=none").manifest["strategy"]
+    chosen = {key: strategy[key] for key in ("name", "variant", "contrast", "focal", "query_blocks")}
+    assert chosen == {
+        "name": "mvp",
+        "variant": "paper",
+        "contrast": "per_query",
+        "focal": "none",
+        "query_blocks": 2,  # all blocks of the tiny backbone
+    }
+
+
 def test_manifest_names_what_the_numbers_rest_on(run_tiny):
     run = run_tiny("ncm", "seed=3")
     manifest, plan = run.manifest, StreamPlan.load(run.folder)
     assert plan.sha256 == manifest["hashes"]["plan"] == json.loads(run.text("plan.json"))["sha256"]
     assert manifest["hashes"]["backbone"]["checkpoint"] == "untrained"
     assert manifest["hashes"]["backbone"]["depth"] == 2
+    assert manifest["strategy"] == {"name": "ncm", "similarity": "cosine"}
     digests = [manifest["hashes"][part]["sha256"] for part in ("train", "test")]
     assert all(len(digest) == 64 for digest in digests)
     assert digests[0] != digests[1]
