@@ -1,4 +1,6 @@
-"""What every data set is to the rest of the project: images as uint8, class ids, and its own identity.
+"""What every data set is to the rest of the project: images as uint8, labels, and its own identity.
+
+One label an image is a class id; several are a multi-hot row, one column a class id.
 
 A data set is one file of this folder with two names in it: one subclass of `DatasetSettings` and
 `load(settings, *, image_size, progress) -> (train, test)`. A file may add `check(settings)`, which finds what is
@@ -36,6 +38,11 @@ class DatasetSettings(Settings):
     )
     subset_seed: int = Field(0, ge=0, description="seed of that draw; smaller subsets lie inside larger ones")
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image of this data set has several labels, known before anything is loaded."""
+        return False
+
 
 class PixelSource(Protocol):
     """Where the pixels of a data set come from: an array in memory or files decoded on access."""
@@ -72,7 +79,10 @@ class ImageDataset:
 
     Attributes:
         name: the word after `dataset=`.
-        targets: int64 `(images,)`, read-only.
+        targets: int64 `(images,)` class ids, or uint8 `(images, classes)` of 0 and 1 where images have several labels;
+            read-only.
+        known: bool `(images, classes)`, False where a label is neither positive nor negative and `targets` is 0; None
+            where all are known, always so with one label an image; read-only.
         class_names: one name a class id.
         identity: what was loaded, JSON-ready: name, version, part (train or test), sha256 of the content, how the
             parts were split and which subset was drawn.
@@ -88,16 +98,14 @@ class ImageDataset:
         class_names: Sequence[str],
         *,
         identity: dict[str, str | int],
+        known: np.ndarray | None = None,
         normalisation: Normalisation | None = None,
         notes: Sequence[str] = (),
         skipped: Sequence[str] = (),
     ) -> None:
-        self.targets = np.array(targets, dtype=np.int64)
-        self.targets.setflags(write=False)
-        if self.targets.shape != pixels.shape[:1]:
-            raise ValueError(f"{pixels.shape[0]} images but targets of shape {self.targets.shape}")
-        if self.targets.size and not 0 <= self.targets.min() <= self.targets.max() < len(class_names):
-            raise ValueError(f"targets must lie in 0..{len(class_names) - 1}")
+        if len(targets) != pixels.shape[0]:
+            raise ValueError(f"{pixels.shape[0]} images but {len(targets)} targets")
+        self.targets, self.known = _checked_labels(targets, known, len(class_names))
         self._pixels = pixels
         self.name = str(identity["name"])
         self.class_names = tuple(class_names)
@@ -105,6 +113,11 @@ class ImageDataset:
         self.normalisation = normalisation
         self.notes = tuple(notes)
         self.skipped = tuple(skipped)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image has several labels, that is whether `targets` are multi-hot rows."""
+        return self.targets.ndim == 2
 
     @property
     def num_classes(self) -> int:
@@ -119,14 +132,15 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int, int]:
-        """(image uint8 `(height, width, 3)`, class id, index)."""
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int | np.ndarray, int]:
+        """(image uint8 `(height, width, 3)`, class id or a copy of its row uint8 `(classes,)`, index)."""
         position = int(index)
         if not -len(self) <= position < len(self):
             raise IndexError(f"index {position} of a data set of {len(self)} images")
         position %= len(self)
         image = self._pixels.read(np.array([position]))[0]
-        return np.ascontiguousarray(image.transpose(1, 2, 0)), int(self.targets[position]), position
+        target = self.targets[position].copy() if self.multi_label else int(self.targets[position])
+        return np.ascontiguousarray(image.transpose(1, 2, 0)), target, position
 
     def images(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
         """Images as a tensor of their own, uint8 `(len(indices), 3, height, width)` on the CPU.
@@ -150,27 +164,82 @@ class ImageDataset:
         )
 
 
+def _checked_labels(
+    targets: Sequence[int] | np.ndarray, known: np.ndarray | None, num_classes: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read-only copies of targets and known labels in their canonical types.
+
+    Raises:
+        ValueError: a class id out of range, a row that is not multi-hot, known labels that do not fit the targets.
+    """
+    given = np.asarray(targets)
+    if given.ndim == 2:
+        if given.shape[1] != num_classes:
+            raise ValueError(f"multi-hot targets have {given.shape[1]} columns for {num_classes} classes")
+        if not np.isin(given, (0, 1)).all():
+            raise ValueError("multi-hot targets must be 0 or 1")
+        labels = given.astype(np.uint8)
+    elif given.ndim == 1:
+        labels = np.array(given, dtype=np.int64)
+        if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
+            raise ValueError(f"targets must lie in 0..{num_classes - 1}")
+    else:
+        raise ValueError(f"targets must have one or two dimensions, they have shape {given.shape}")
+    labels.setflags(write=False)
+    return labels, None if known is None else _checked_known(known, labels)
+
+
+def _checked_known(known: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+    if known.dtype != bool or known.shape != labels.shape or labels.ndim != 2:
+        raise ValueError(f"known must be bool of the shape of multi-hot targets, got {known.dtype} {known.shape}")
+    if labels[~known].any():
+        raise ValueError("targets must be 0 where a label is not known")
+    if known.all():
+        return None
+    copy = known.copy()
+    copy.setflags(write=False)
+    return copy
+
+
+def label_bytes(targets: Sequence[int] | np.ndarray, known: np.ndarray | None = None) -> bytes:
+    """Labels as bytes that are alike on every machine, to be hashed into an identity.
+
+    Args:
+        targets: class ids `(images,)` or multi-hot 0/1 `(images, classes)`.
+        known: bool `(images, classes)` or None, as in `ImageDataset`.
+    """
+    labels = np.asarray(targets)
+    if labels.ndim != 2:
+        return labels.astype("<i8").tobytes()
+    # 0 negative, 1 positive, 2 unknown; the shape, or other rows could give the same bytes.
+    states = labels.astype(np.uint8) if known is None else np.where(known, labels, 2).astype(np.uint8)
+    return f"multi-hot {labels.shape[0]} {labels.shape[1]}\n".encode() + states.tobytes()
+
+
 def array_dataset(
     pixels: np.ndarray,
     targets: Sequence[int] | np.ndarray,
     class_names: Sequence[str],
     *,
     identity: dict[str, str | int],
+    known: np.ndarray | None = None,
     **details: Any,
 ) -> ImageDataset:
-    """A data set in memory whose identity gets the sha256 of its targets and pixels.
+    """A data set in memory whose identity gets the sha256 of its labels and pixels.
 
     Args:
         pixels: uint8 `(images, 3, height, width)`.
-        targets: class ids `(images,)`.
+        targets: class ids `(images,)` or multi-hot 0/1 `(images, classes)`.
         class_names: one name a class id.
         identity: name, version and what else tells it apart.
+        known: bool `(images, classes)` or None, as in `ImageDataset`.
         details: the remaining arguments of `ImageDataset`.
     """
     source = ArrayPixels(pixels)
-    digest = hashlib.sha256(np.asarray(targets, dtype="<i8").tobytes())
+    digest = hashlib.sha256(label_bytes(targets, known))
     digest.update(np.ascontiguousarray(pixels).data)
-    return ImageDataset(source, targets, class_names, identity={**identity, "sha256": digest.hexdigest()}, **details)
+    full_identity = {**identity, "sha256": digest.hexdigest()}
+    return ImageDataset(source, targets, class_names, identity=full_identity, known=known, **details)
 
 
 def require_settings(settings: object, expected: type[DatasetSettings], name: str) -> None:
