@@ -83,7 +83,7 @@ def _join(parts: Sequence[Tensor], batch: int) -> Tensor:
 def _project_rows(attention: Attention, normed: Tensor, rows: int | None) -> tuple[Tensor, Tensor, Tensor]:
     """Queries of the leading rows, keys and values of all rows, each `(batch, rows, heads, head width)`."""
     if rows is not None:
-        query = F.linear(normed[:, :rows], *_weights(attention, 0, 1))
+        query = F.linear(normed[:, :rows], *projection_weights(attention, 0, 1))
         query = query.unflatten(-1, (attention.num_heads, attention.head_dim))
         return attention.q_norm(query), *_project_keys_values(attention, normed)
     projected = attention.qkv(normed).unflatten(-1, (3, attention.num_heads, attention.head_dim))
@@ -92,7 +92,7 @@ def _project_rows(attention: Attention, normed: Tensor, rows: int | None) -> tup
 
 
 def _project_keys_values(attention: Attention, normed: Tensor) -> tuple[Tensor, Tensor]:
-    projected = F.linear(normed, *_weights(attention, 1, 3))
+    projected = F.linear(normed, *projection_weights(attention, 1, 3))
     key, value = projected.unflatten(-1, (2, attention.num_heads, attention.head_dim)).unbind(2)
     return attention.k_norm(key), value
 
@@ -101,12 +101,12 @@ def _prefix_keys_values(attention: Attention, prefix: Prefix) -> tuple[Tensor, T
     heads = (attention.num_heads, attention.head_dim)
     if prefix.space == "projected":
         return prefix.key.unflatten(-1, heads), prefix.value.unflatten(-1, heads)
-    key = F.linear(prefix.key, *_weights(attention, 1, 2)).unflatten(-1, heads)
-    value = F.linear(prefix.value, *_weights(attention, 2, 3)).unflatten(-1, heads)
+    key = F.linear(prefix.key, *projection_weights(attention, 1, 2)).unflatten(-1, heads)
+    value = F.linear(prefix.value, *projection_weights(attention, 2, 3)).unflatten(-1, heads)
     return attention.k_norm(key), value
 
 
-def _weights(attention: Attention, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+def projection_weights(attention: Attention, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of the query (0), key (1) and value (2) thirds `start` to `stop` of the joint projection."""
     width = attention.num_heads * attention.head_dim
     part = slice(start * width, stop * width)

@@ -118,9 +118,9 @@ class FrozenViT(nn.Module):
         if not 1 <= blocks <= self.depth:
             raise BackboneError(f"query(blocks={blocks}): this backbone has {self.depth} blocks; use 1 to {self.depth}")
         states = self._entering(images, tokens)
-        for block in self._blocks[: blocks - 1]:
+        for block in self.blocks[: blocks - 1]:
             states = block(states)
-        states = run_block(self._blocks[blocks - 1], states, rows=self._rows_read if trim else None)
+        states = run_block(self.blocks[blocks - 1], states, rows=self._rows_read if trim else None)
         return self._read(states) if norm else self._read_without_norm(states)
 
     def forward(
@@ -149,11 +149,11 @@ class FrozenViT(nn.Module):
         first = min(prompted, default=self.depth)
         length = states.shape[1]
         with torch.no_grad():
-            for block in self._blocks[:first]:
+            for block in self.blocks[:first]:
                 states = block(states)
             if not prompted:
                 return self._read(states)
-        for index, block in enumerate(self._blocks[first:], first):
+        for index, block in enumerate(self.blocks[first:], first):
             rows = self._rows_read if trim and index == self.depth - 1 else None
             states = _run_prompted(block, states, prompted.get(index, ()), rows, trim)
         return self._read(states[:, :length])
@@ -166,13 +166,18 @@ class FrozenViT(nn.Module):
         """
         states = self.tokens(images)
         yield states
-        for block in self._blocks:
+        for block in self.blocks:
             with torch.no_grad():
                 states = block(states)
             yield states
 
+    def normed_stream(self, images: Tensor) -> NormedStream:
+        """What every block's attention sees of `images`: see `NormedStream`."""
+        return NormedStream(self, images)
+
     @property
-    def _blocks(self) -> list[Block]:
+    def blocks(self) -> list[Block]:
+        """The stock blocks, in order."""
         return cast("list[Block]", list(self.model.blocks))
 
     @property
@@ -224,6 +229,42 @@ class FrozenViT(nn.Module):
             if holding:
                 prompted[index] = holding
         return prompted
+
+
+class NormedStream:
+    """The states of the un-prompted backbone after each block's first norm: what its attention reads.
+
+    Iterating gives one tensor a block, float `(batch, tokens, width)`, without gradient; a block's attention and MLP run
+    when the next tensor is asked for, so the last block costs its norm alone. Bit-identical to timm's own forward pass.
+    """
+
+    def __init__(self, backbone: FrozenViT, images: Tensor) -> None:
+        self._backbone = backbone
+        self._images = images
+        self._states: Tensor | None = None
+
+    def __iter__(self) -> Iterator[Tensor]:
+        states = self._backbone.tokens(self._images)
+        last = self._backbone.depth - 1
+        for index, block in enumerate(self._backbone.blocks):
+            with torch.no_grad():
+                normed = block.norm1(states)
+            # Outside of no_grad: the reader's own operations on it are to be recorded.
+            yield normed
+            if index == last:
+                break
+            with torch.no_grad():
+                states = states + block.drop_path1(block.ls1(block.attn(normed)))
+                states = states + block.drop_path2(block.ls2(block.mlp(block.norm2(states))))
+        self._states = states
+
+    @torch.no_grad()
+    def query(self) -> Tensor:
+        """What `FrozenViT.query(images)` gives, for the rest of the last block alone, once all states were read."""
+        if self._states is None:
+            raise BackboneError("NormedStream.query(): read the states of all blocks first, list(stream)")
+        backbone = self._backbone
+        return backbone._read(run_block(backbone.blocks[-1], self._states, rows=backbone._rows_read))
 
 
 def _run_prompted(

@@ -1,0 +1,19 @@
+"""Lanes: small pathways beside one frozen stream, each with selectors, prompts and a class token of its own.
+
+The mathematics of MULTI-LANE (De Min et al., CoLLAs 2024) as pure functions, in two forms of equal results: `fast`,
+the default, and `token`, the definition taken literally. Imports torch and the backbone's own functions only.
+"""
+
+from cl_prompts.lanes.fast import fast_class_tokens, selector_path
+from cl_prompts.lanes.inputs import DROP_AND_REPLACE, LaneInputs
+from cl_prompts.lanes.merging import merge_tokens
+from cl_prompts.lanes.token import token_class_tokens
+
+__all__ = [
+    "DROP_AND_REPLACE",
+    "LaneInputs",
+    "fast_class_tokens",
+    "merge_tokens",
+    "selector_path",
+    "token_class_tokens",
+]

@@ -1,0 +1,197 @@
+"""Lanes in their exact fast form: all lanes in one call, nothing computed whose result is dropped.
+
+Four facts make it exact. The stream ignores the lanes. Only a lane's class token reaches the head, so summaries serve as
+keys and values alone. A key of a summary is linear in it, so the projection moves to the class-token side: the score of
+summary z is (Wk' q) z + q bk, the value is Wv (sum p z) + bv sum p, and no token but the class token is ever projected.
+The path of the selectors contains no image, so it is computed once for all of them.
+
+A lane then costs 14 D^2 + 2 S N D + 2 H S D + 2 (1 + K) D multiplications a block and image, and of the last block of
+the stream only the first norm is left. Where keys are normalised (`qk_norm`) scores are not linear: use the token form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Attention
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from cl_prompts.backbones.attention import projection_weights, run_block
+from cl_prompts.backbones.insertions import Prefix
+from cl_prompts.errors import BackboneError
+from cl_prompts.lanes.inputs import DROP_AND_REPLACE, LaneInputs
+from cl_prompts.lanes.merging import merge_tokens
+
+
+def fast_class_tokens(
+    blocks: Sequence[Block], stream: Iterable[Tensor], inputs: LaneInputs, path: Sequence[Tensor] | None = None
+) -> Tensor:
+    """The class token of each lane after the last block, before the final norm, float `(batch, lanes, width)`.
+
+    The stream is read block by block and nothing of it is kept, so memory does not grow with the depth.
+
+    Args:
+        blocks: the frozen blocks.
+        stream: what each block's attention sees, float `(batch, tokens, width)` a block: `FrozenViT.normed_stream`.
+        inputs: the lanes.
+        path: the result of `selector_path`, where it is known already.
+
+    Raises:
+        BackboneError: a backbone that normalises its keys.
+    """
+    if any(not isinstance(cast("Attention", block.attn).k_norm, nn.Identity) for block in blocks):
+        raise BackboneError("this backbone normalises its keys, where the fast form is not exact; use form=token")
+    if inputs.merged_tokens:
+        return _through_merged_tokens(blocks, stream, inputs)
+    if inputs.drop_and_replace == "off" or not inputs.num_selectors:
+        return _through_tokens(blocks, stream, inputs)
+    path = selector_path(blocks, inputs) if path is None else path
+    class_token = inputs.class_token[None, None]
+    for index, (block, seen) in enumerate(zip(blocks, stream, strict=True)):
+        summaries = _summarise(path[index], seen)
+        attended = _attend_summaries(block, class_token, summaries, inputs.prompts.get(index))
+        class_token = _finish(block, class_token, attended)
+    return class_token
+
+
+def selector_path(blocks: Sequence[Block], inputs: LaneInputs) -> list[Tensor]:
+    """The normed selectors that each block reads with, one `(lanes, selectors, width)` a block; no image is in it."""
+    move = DROP_AND_REPLACE[inputs.drop_and_replace]
+    selectors, path = inputs.selectors, []
+    for index, block in enumerate(blocks):
+        path.append(block.norm1(selectors))
+        if index < len(blocks) - 1:
+            selectors = move(block, selectors, path[-1])
+    return path
+
+
+def selector_weights(selectors: Tensor, seen: Tensor) -> Tensor:
+    """Attention of normed selectors over the tokens of the stream, float `(batch, lanes, selectors, tokens)`."""
+    flat = selectors.flatten(0, 1).to(seen.dtype)
+    weights = torch.softmax(flat @ seen.transpose(1, 2) * seen.shape[-1] ** -0.5, dim=-1)
+    return weights.unflatten(1, selectors.shape[:2])
+
+
+def _summarise(selectors: Tensor, seen: Tensor) -> Tensor:
+    """What the selectors see: weighted means of the stream's tokens, `(batch, lanes, selectors, width)`."""
+    weights = selector_weights(selectors, seen).flatten(1, 2)
+    return (weights.to(seen.dtype) @ seen).unflatten(1, selectors.shape[:2])
+
+
+def _attend_summaries(block: Block, class_token: Tensor, summaries: Tensor, prompts: Tensor | None) -> Tensor:
+    """Attention output for class tokens `(batch or 1, lanes or 1, width)`, `(batch, lanes, width)`."""
+    attention = cast("Attention", block.attn)
+    heads, head_width = attention.num_heads, attention.head_dim
+    query, key, value = _project(attention, block.norm1(class_token))
+    batch, lanes = summaries.shape[:2]
+
+    key_weight, key_bias = projection_weights(attention, 1, 2)
+    value_weight, value_bias = projection_weights(attention, 2, 3)
+    folded = _each_head(query, key_weight.view(heads, head_width, -1))
+    of_summaries = folded.to(summaries.dtype) @ summaries.transpose(2, 3)
+    if key_bias is not None:
+        of_summaries = of_summaries + (query * key_bias.view(heads, head_width)).sum(-1, keepdim=True)
+    scores = [(query * key).sum(-1, keepdim=True).expand(batch, lanes, -1, -1), of_summaries]
+    if prompts is not None:
+        every = query.expand(-1, lanes, -1, -1)
+        of_prompts = torch.einsum("bthd,tkhd->bthk", every, prompts[:, 0].to(query.dtype))
+        scores.append(of_prompts.expand(batch, -1, -1, -1))
+    weights = torch.softmax(torch.cat(scores, dim=-1) * attention.scale, dim=-1).to(summaries.dtype)
+    own, read, prompted = weights.tensor_split([1, 1 + summaries.shape[2]], dim=-1)
+
+    attended = own * value + _each_head(read @ summaries, value_weight.view(heads, head_width, -1).transpose(1, 2))
+    if value_bias is not None:
+        attended = attended + read.sum(-1, keepdim=True) * value_bias.view(heads, head_width)
+    if prompts is not None:
+        attended = attended + torch.einsum("bthk,tkhd->bthd", prompted, prompts[:, 1].to(prompted.dtype))
+    return attention.proj(attention.norm(attended.flatten(2)))
+
+
+def _each_head(vectors: Tensor, matrices: Tensor) -> Tensor:
+    """A matrix a head: `(batch, lanes, heads, a)` times `(heads, a, b)` gives `(batch, lanes, heads, b)`."""
+    batch, lanes, heads, width = vectors.shape
+    rows = vectors.permute(2, 0, 1, 3).reshape(heads, batch * lanes, width)
+    return (rows @ matrices.to(rows.dtype)).view(heads, batch, lanes, -1).permute(1, 2, 0, 3)
+
+
+def _project(attention: Attention, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    projected = attention.qkv(normed).unflatten(-1, (3, attention.num_heads, attention.head_dim))
+    query, key, value = projected.unbind(-3)
+    return attention.q_norm(query), key, value
+
+
+def _finish(block: Block, tokens: Tensor, attended: Tensor) -> Tensor:
+    tokens = tokens + block.ls1(attended)
+    return tokens + block.ls2(block.mlp(block.norm2(tokens)))
+
+
+def _through_tokens(blocks: Sequence[Block], stream: Iterable[Tensor], inputs: LaneInputs) -> Tensor:
+    """Without drop-and-replace: the image enters in the first block, then each lane is a short sequence of its own.
+
+    Without selectors no image enters at all: one image is computed and stands for all.
+    """
+    first = next(iter(stream))
+    lanes, selectors, width = inputs.selectors.shape
+    batch = first.shape[0] if selectors else 1
+    start = inputs.class_token.expand(batch, lanes, 1, width)
+    tokens = torch.cat([start, inputs.selectors.expand(batch, -1, -1, -1)], dim=2)
+    if selectors:
+        summaries = _summarise(blocks[0].norm1(inputs.selectors), first)
+        normed = torch.cat([blocks[0].norm1(start).to(summaries.dtype), summaries], dim=2)
+        attended = _attend_sequence(blocks[0], normed, inputs.prompts.get(0))
+        tokens = _finish(blocks[0], tokens, attended)
+    states = tokens.flatten(0, 1)
+    for index in range(1 if selectors else 0, len(blocks)):
+        rows = 1 if index == len(blocks) - 1 else None
+        states = run_block(blocks[index], states, prefixes=_prefixes(inputs.prompts.get(index), batch), rows=rows)
+    class_tokens = states[:, 0].unflatten(0, (batch, lanes))
+    return class_tokens.expand(first.shape[0], -1, -1)
+
+
+def _attend_sequence(block: Block, normed: Tensor, prompts: Tensor | None) -> Tensor:
+    """Self-attention of normed `(batch, lanes, tokens, width)` with each lane's prompts in front, same shape."""
+    attention = cast("Attention", block.attn)
+    query, key, value = (part.flatten(0, 1).transpose(1, 2) for part in _project(attention, normed))
+    if prompts is not None:
+        every = prompts.to(key.dtype).repeat(normed.shape[0], 1, 1, 1, 1).transpose(2, 3)
+        key, value = torch.cat([every[:, 0], key], dim=2), torch.cat([every[:, 1], value], dim=2)
+    attended = F.scaled_dot_product_attention(query, key, value, scale=attention.scale)
+    attended = attended.transpose(1, 2).flatten(2).unflatten(0, normed.shape[:2])
+    return attention.proj(attention.norm(attended))
+
+
+def _prefixes(prompts: Tensor | None, batch: int) -> list[Prefix]:
+    """A block's prompts for sequences that run through images first and lanes second."""
+    if prompts is None:
+        return []
+    every = prompts.flatten(3).repeat(batch, 1, 1, 1)
+    return [Prefix(every[:, 0], every[:, 1], space="projected")]
+
+
+def _through_merged_tokens(blocks: Sequence[Block], stream: Iterable[Tensor], inputs: LaneInputs) -> Tensor:
+    """Token merging: the stream's class token asks, prompts and merged tokens answer; lanes share all but prompts."""
+    class_token = inputs.class_token[None, None]
+    for index, (block, seen) in enumerate(zip(blocks, stream, strict=True)):
+        attention = cast("Attention", block.attn)
+        with torch.no_grad():
+            merged = merge_tokens(seen, inputs.merged_tokens)
+            query = _project(attention, seen[:, :1])[0][:, 0]
+            _, key, value = _project(attention, merged)
+            of_merged = torch.einsum("bhd,bnhd->bhn", query, key)[:, None]
+        prompts = inputs.prompts.get(index)
+        if prompts is None:
+            weights = torch.softmax(of_merged * attention.scale, dim=-1).to(value.dtype)
+            attended = torch.einsum("bthn,bnhd->bthd", weights, value)
+        else:
+            of_prompts = torch.einsum("bhd,tkhd->bthk", query, prompts[:, 0].to(query.dtype))
+            scores = torch.cat([of_merged.expand(-1, inputs.lanes, -1, -1), of_prompts], dim=-1)
+            weights = torch.softmax(scores * attention.scale, dim=-1).to(value.dtype)
+            read, prompted = weights.tensor_split([of_merged.shape[-1]], dim=-1)
+            attended = torch.einsum("bthn,bnhd->bthd", read, value)
+            attended = attended + torch.einsum("bthk,tkhd->bthd", prompted, prompts[:, 1].to(value.dtype))
+        class_token = _finish(block, class_token, attention.proj(attention.norm(attended.flatten(2))))
+    return class_token.expand(-1, inputs.lanes, -1)
