@@ -1,4 +1,4 @@
-"""A `StreamPlan` on disk: `plan.npz` (arrays) beside `plan.json` (header, measures, hash)."""
+"""A plan on disk: `plan.npz` (arrays) beside `plan.json` (header, measures, hash)."""
 
 from __future__ import annotations
 
@@ -6,36 +6,27 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from scenarios.errors import PlanError
 
 if TYPE_CHECKING:
-    from scenarios.plan import StreamPlan
+    from scenarios._hashed_plan import HashedPlan
 
-PLAN_FORMAT = 1
-"""Version of the hashed content and of the saved files."""
+PlanT = TypeVar("PlanT", bound="HashedPlan")
 
 _FLAGS = ("allow_empty_sessions", "allow_home", "varying")  # written as 0 and 1
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
-def write_plan(plan: StreamPlan, folder: Path) -> Path:
+def write_plan(plan: HashedPlan, folder: Path) -> Path:
     """Write both files, each through a temporary file and a rename; returns `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, Any] = {
-        "indices": plan.order,
-        "offsets": np.concatenate([np.zeros(1, np.int64), plan.session_ends]),
-        "class_kind": plan.class_kind,
-        "home_session": plan.home_session,
-        # Everything measured is derived again on loading, which needs the class of every sample.
-        "targets": plan.targets.astype(np.min_scalar_type(plan.num_classes)),
-    }
+    arrays: dict[str, Any] = plan.saved_arrays()
     content = {
         "sha256": plan.sha256,
         "effective": plan.effective,
@@ -51,8 +42,8 @@ def write_plan(plan: StreamPlan, folder: Path) -> Path:
     return folder
 
 
-def read_plan(plan_class: type[StreamPlan], path: Path) -> StreamPlan:
-    """Read both files and compare the recomputed hash and header with the stored ones.
+def read_plan(kinds: Sequence[type[PlanT]], path: Path) -> PlanT:
+    """Read a plan of one of these kinds and compare the recomputed hash and header with the stored ones.
 
     Raises:
         PlanError: missing or damaged file, another format, or a content that does not match its hash.
@@ -69,16 +60,16 @@ def read_plan(plan_class: type[StreamPlan], path: Path) -> StreamPlan:
         provenance, version = dict(content["provenance"]), header["format"]
     except _DAMAGE as error:
         raise PlanError(f"plan file {content_path} cannot be read ({error}): generate the plan again") from error
-    if version != PLAN_FORMAT:
-        raise PlanError(f"plan file {content_path} has format {version}, this version reads format {PLAN_FORMAT}")
+    readers = {kind.FORMAT: kind for kind in kinds}
+    if version not in readers:
+        raise PlanError(
+            f"plan file {content_path} has format {version}, but format {' or '.join(map(str, readers))} is read here:"
+            " read it with scenarios.load_plan, or generate the plan again with this version"
+        )
     try:
         with np.load(arrays_path, allow_pickle=False) as arrays:
-            order, offsets = arrays["indices"], arrays["offsets"].tolist()
-            plan = plan_class(
-                sessions=tuple(order[a:b] for a, b in pairwise(offsets)),
-                class_kind=arrays["class_kind"],
-                home_session=arrays["home_session"],
-                targets=arrays["targets"],
+            plan = readers[version].from_saved(
+                arrays,
                 requested=requested,
                 provenance=provenance,
                 class_names=None if names is None else tuple(names),

@@ -67,16 +67,16 @@ def effective_measures(plan: StreamPlan) -> dict[str, Any]:
     session_sizes = np.diff(plan.session_ends, prepend=0)
     pooled = plan.provenance.get("pooled_samples")
     return {
-        "disjoint_ratio": _ratio(disjoint_classes, disjoint_classes + blurry.size),
+        "disjoint_ratio": ratio(disjoint_classes, disjoint_classes + blurry.size),
         "disjoint_classes": disjoint_classes,
         "blurry_classes": int(blurry.size),
-        "blur": _ratio(displaced.sum(), blurry_samples),
+        "blur": ratio(displaced.sum(), blurry_samples),
         "blur_class_min": float(share.min(initial=1.0)) if blurry.size else 0.0,
         "blur_class_mean": float(share.mean()) if blurry.size else 0.0,
         "blur_class_max": float(share.max(initial=0.0)),
-        "pooled_ratio": None if pooled is None else _ratio(pooled, blurry_samples),
-        "class_coverage": _ratio((displaced > 0).sum(), blurry.size),
-        "sessions_per_blurry_class": _ratio((plan.counts[:, blurry] > 0).sum(), blurry.size),
+        "pooled_ratio": None if pooled is None else ratio(pooled, blurry_samples),
+        "class_coverage": ratio((displaced > 0).sum(), blurry.size),
+        "sessions_per_blurry_class": ratio((plan.counts[:, blurry] > 0).sum(), blurry.size),
         "dropped_classes": int(((sizes > 0) & (plan.class_kind == ABSENT)).sum()),
         "dropped_samples": plan.num_samples - len(plan.order),
         "empty_sessions": int((session_sizes == 0).sum()),
@@ -136,18 +136,20 @@ def describe_plan(plan: StreamPlan) -> list[str]:
         f"coverage  {effective['class_coverage']:.1%} of the blurry classes leave home,"
         f" {effective['sessions_per_blurry_class']:.2f} sessions each",
         f"dropped   {effective['dropped_classes']} classes, {effective['dropped_samples']} samples",
-        f"sessions  {_sizes_in_words(effective['session_sizes'])}; {effective['empty_sessions']} empty",
+        f"sessions  {sizes_in_words(effective['session_sizes'])}; {effective['empty_sessions']} empty",
         *(f"warning   {text}" for text in plan.warnings),
     ]
 
 
-def _sizes_in_words(sizes: list[int]) -> str:
+def sizes_in_words(sizes: list[int]) -> str:
+    """Session sizes for a terminal line: each of them, or their range where there are many."""
     if len(sizes) <= _LISTED_SESSIONS:
         return " ".join(map(str, sizes)) + " samples"
     return f"{min(sizes)} to {max(sizes)} samples, median {int(np.median(sizes))}"
 
 
-def _ratio(part: float, whole: float) -> float:
+def ratio(part: float, whole: float) -> float:
+    """`part / whole`, 0 where there is no whole."""
     return float(part / whole) if whole else 0.0
 
 

@@ -8,19 +8,18 @@ installations.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from scenarios import _plan_files, _plan_measures
-from scenarios._plan_files import PLAN_FORMAT
+from scenarios import _plan_measures
+from scenarios._hashed_plan import HashedPlan
+from scenarios._hashed_plan import require as _require
 from scenarios._plan_measures import ABSENT, BLURRY, DISJOINT
 from scenarios.errors import PlanError
 
@@ -83,7 +82,7 @@ def class_ids(targets: Any) -> IntegerArray:
 
 
 @dataclass(frozen=True, eq=False)
-class StreamPlan:
+class StreamPlan(HashedPlan):
     """A complete, immutable decision about the order in which the samples of one training set are presented.
 
     Attributes:
@@ -103,6 +102,8 @@ class StreamPlan:
         PlanError: the parts contradict each other.
     """
 
+    FORMAT: ClassVar[int | str] = 1
+
     sessions: tuple[IntegerArray, ...]
     class_kind: npt.NDArray[np.int8]
     home_session: IntegerArray
@@ -118,17 +119,15 @@ class StreamPlan:
     def __post_init__(self) -> None:
         order = np.concatenate([np.empty(0, np.int64), *self.sessions]).astype(np.int64, copy=False)
         ends = np.cumsum([len(session) for session in self.sessions], dtype=np.int64)
-        # Private read-only copies: no caller can change a plan after it was hashed.
-        frozen: dict[str, npt.NDArray[Any]] = {
-            "order": order,
-            "session_ends": ends,
-            "class_kind": np.array(self.class_kind, dtype=np.int8),
-            "home_session": np.array(self.home_session, dtype=np.int64),
-            "targets": class_ids(self.targets),
-        }
-        for name, array in frozen.items():
-            array.flags.writeable = False
-            object.__setattr__(self, name, array)
+        self._freeze(
+            {
+                "order": order,
+                "session_ends": ends,
+                "class_kind": np.array(self.class_kind, dtype=np.int8),
+                "home_session": np.array(self.home_session, dtype=np.int64),
+                "targets": class_ids(self.targets),
+            }
+        )
         starts = [0, *ends.tolist()]
         object.__setattr__(self, "sessions", tuple(order[a:b] for a, b in pairwise(starts)))
         object.__setattr__(self, "requested", dict(self.requested))
@@ -137,7 +136,7 @@ class StreamPlan:
             object.__setattr__(self, "class_names", tuple(self.class_names))
         self._validate()
         object.__setattr__(self, "targets_sha256", hash_targets(self.targets))
-        object.__setattr__(self, "sha256", self._hash())
+        object.__setattr__(self, "sha256", self._digest(self.sessions))
 
     @property
     def num_classes(self) -> int:
@@ -153,7 +152,7 @@ class StreamPlan:
     def header(self) -> dict[str, Any]:
         """The hashed part beside the sample order: strings and whole numbers only, booleans as 0 and 1."""
         return {
-            "format": PLAN_FORMAT,
+            "format": self.FORMAT,
             "num_classes": self.num_classes,
             "num_samples": self.num_samples,
             "targets_sha256": self.targets_sha256,
@@ -210,44 +209,32 @@ class StreamPlan:
                 f" expects {self.targets[first]}; use the data set of the plan or generate a new plan"
             )
 
-    def save(self, folder: str | Path) -> Path:
-        """Write `plan.npz` and `plan.json` into `folder` (created if missing), each file whole or not at all.
-
-        Returns:
-            The folder.
-        """
-        return _plan_files.write_plan(self, Path(folder))
+    def saved_arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Arrays of `plan.npz`; everything measured is derived again on loading, which needs the targets."""
+        return {
+            "indices": self.order,
+            "offsets": np.concatenate([np.zeros(1, np.int64), self.session_ends]),
+            "class_kind": self.class_kind,
+            "home_session": self.home_session,
+            "targets": self.targets.astype(np.min_scalar_type(self.num_classes)),
+        }
 
     @classmethod
-    def load(cls, path: str | Path) -> StreamPlan:
-        """Read a saved plan and recompute its hash.
-
-        Args:
-            path: the folder holding `plan.npz` and `plan.json`, or one of the two files.
-
-        Raises:
-            PlanError: missing or damaged file, another format, or a content that does not match its hash.
-        """
-        return _plan_files.read_plan(cls, Path(path))
+    def from_saved(cls, arrays: Mapping[str, npt.NDArray[Any]], **described: Any) -> StreamPlan:
+        """The plan of the arrays of `plan.npz`, with `requested`, `provenance` and `class_names`."""
+        order, offsets = arrays["indices"], arrays["offsets"].tolist()
+        return cls(
+            sessions=tuple(order[a:b] for a, b in pairwise(offsets)),
+            class_kind=arrays["class_kind"],
+            home_session=arrays["home_session"],
+            targets=arrays["targets"],
+            **described,
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Copies and unpickled plans are built anew: arrays come back read-only and the hash is that of the content.
         parts = (self.sessions, self.class_kind, self.home_session, self.targets)
         return type(self), (*parts, self.requested, self.provenance, self.class_names)
-
-    def __eq__(self, other: object) -> bool:
-        return self.sha256 == other.sha256 if isinstance(other, StreamPlan) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.sha256)
-
-    def _hash(self) -> str:
-        header = json.dumps(self.header, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        digest = hashlib.sha256(header.encode("utf-8"))
-        for session in self.sessions:
-            digest.update(np.array(len(session), dtype="<i8").tobytes())
-            digest.update(session.astype("<i8", copy=False).data)
-        return digest.hexdigest()
 
     def _validate(self) -> None:
         _require(
@@ -282,8 +269,3 @@ class StreamPlan:
         _require(bool(in_range.all()), f"home sessions must be 0..{sessions - 1}, and -1 for absent classes")
         strayed = (kind == DISJOINT) & (_plan_measures.displaced_samples(self) > 0)
         _require(not strayed.any(), f"disjoint classes {np.flatnonzero(strayed).tolist()} appear outside their home")
-
-
-def _require(condition: bool, contradiction: str) -> None:
-    if not condition:
-        raise PlanError(f"invalid stream plan: {contradiction}")

@@ -23,8 +23,9 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from scenarios._arguments import LARGEST_SEED, checked, whole_number
 from scenarios._exact_sampler import exact_sampler
 from scenarios._official_sampler import misa_sampler, official_sampler
 from scenarios._sampled_stream import SampledStream
@@ -36,8 +37,6 @@ __all__ = ["SiBlurrySettings", "si_blurry_plan"]
 
 GENERATOR_VERSION = "1"
 """Rises whenever the same arguments give another stream in any mode."""
-
-_LARGEST_SEED = 2**64 - 1  # what a 64-bit generator takes
 
 
 class SiBlurrySettings(Settings):
@@ -100,7 +99,9 @@ def si_blurry_plan(
     Raises:
         PlanError: an argument out of range, unusable targets, or settings no stream can satisfy.
     """
-    settings = _settings(
+    settings = checked(
+        SiBlurrySettings,
+        "Si-Blurry",
         n_sessions=n_sessions,
         disjoint_class_pct=disjoint_class_pct,
         blurry_sample_pct=blurry_sample_pct,
@@ -109,7 +110,7 @@ def si_blurry_plan(
         allow_empty_sessions=allow_empty_sessions,
         allow_home=allow_home,
     )
-    seed = _whole_number("seed", seed, 0, _LARGEST_SEED)
+    seed = whole_number("seed", seed, 0, LARGEST_SEED)
     labels = class_ids(targets)
     names = None if class_names is None else tuple(str(name) for name in class_names)
     classes = _number_of_classes(labels, num_classes, names)
@@ -130,28 +131,9 @@ def si_blurry_plan(
     return plan
 
 
-def _settings(**values: Any) -> SiBlurrySettings:
-    try:
-        return SiBlurrySettings(**{key: _plain(value) for key, value in values.items()})
-    except ValidationError as error:
-        parts = [f"{'.'.join(map(str, one['loc']))}={one['input']!r}: {one['msg']}" for one in error.errors()]
-        raise PlanError(f"Si-Blurry stream: {'; '.join(parts)}") from None
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _whole_number(name: str, value: Any, low: int, high: int) -> int:
-    value = _plain(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise PlanError(f"{name}={value!r}: give a whole number from {low} to {high}")
-    return value
-
-
 def _number_of_classes(labels: npt.NDArray[np.int64], num_classes: int | None, names: tuple[str, ...] | None) -> int:
     known = int(labels.max()) + 1 if names is None else len(names)
-    classes = max(known, 1) if num_classes is None else _whole_number("num_classes", num_classes, 1, sys.maxsize)
+    classes = max(known, 1) if num_classes is None else whole_number("num_classes", num_classes, 1, sys.maxsize)
     if names is not None and len(names) != classes:
         raise PlanError(f"class_names has {len(names)} names for num_classes={classes}: give one name a class")
     outside = np.flatnonzero((labels < 0) | (labels >= classes))

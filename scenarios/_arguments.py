@@ -1,0 +1,60 @@
+"""Arguments of the stream generators: checked by the same settings classes as the config files, errors in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import ValidationError
+
+from scenarios.errors import PlanError
+from scenarios.settings import Settings
+
+LARGEST_SEED = 2**64 - 1  # what a 64-bit generator takes
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def checked(kind: type[SettingsT], stream: str, **values: Any) -> SettingsT:
+    """The settings made of these arguments; numpy numbers count as numbers.
+
+    Raises:
+        PlanError: an argument of a wrong type or out of range; `stream` names the stream in the message.
+    """
+    try:
+        return kind(**{key: plain(value) for key, value in values.items()})
+    except ValidationError as error:
+        parts = [f"{'.'.join(map(str, one['loc']))}={one['input']!r}: {one['msg']}" for one in error.errors()]
+        raise PlanError(f"{stream} stream: {'; '.join(parts)}") from None
+
+
+def plain(value: Any) -> Any:
+    """A numpy number or vector as the Python number or list it holds; everything else as it is."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+
+
+def whole_number(name: str, value: Any, low: int, high: int) -> int:
+    """`value` as an int within `low..high`.
+
+    Raises:
+        PlanError: no whole number, or out of range.
+    """
+    value = plain(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise PlanError(f"{name}={value!r}: give a whole number from {low} to {high}")
+    return value
+
+
+def names_of_classes(class_names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:
+    """Class names as a tuple of text, or None.
+
+    Raises:
+        PlanError: not one name a class.
+    """
+    if class_names is None:
+        return None
+    names = tuple(str(name) for name in class_names)
+    if len(names) != num_classes:
+        raise PlanError(f"class_names has {len(names)} names for {num_classes} classes: give one name a class")
+    return names

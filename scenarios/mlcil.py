@@ -1,0 +1,223 @@
+"""Multi-label class-incremental streams (MLCIL): every task labels its own classes, images return in several tasks.
+
+A task trains on every image that has one of its classes and shows no label of any other class: those are missing,
+neither positive nor negative. Source: the protocol of the published multi-label class-incremental benchmarks (`B0-C10`
+is base=0, increment=10; `B40-C10` is base=40, increment=10), with the class order by name.
+"""
+
+from __future__ import annotations
+
+import platform
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BeforeValidator, Field
+
+from scenarios._arguments import LARGEST_SEED, checked, names_of_classes, plain, whole_number
+from scenarios._label_matrix import label_matrix
+from scenarios._plan_measures import DISJOINT
+from scenarios.errors import PlanError
+from scenarios.multi_label_plan import MultiLabelPlan
+from scenarios.multi_label_settings import MultiLabelEvaluationSettings
+from scenarios.plan import StreamPlanWarning
+
+__all__ = ["MLCILSettings", "evaluation_images", "mlcil_plan", "multi_label_plan", "task_indices"]
+
+GENERATOR_VERSION = "1"
+"""Rises whenever the same arguments give another stream."""
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+ClassOrder = (
+    Literal["alphabetical", "random"] | Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_tuple)]
+)
+
+
+class MLCILSettings(MultiLabelEvaluationSettings):
+    """What shapes a multi-label class-incremental stream, beside the labels and the seed."""
+
+    base: int = Field(0, ge=0, description="classes of the first task; 0: as many as every other task")
+    increment: int = Field(2, ge=1, description="classes of every later task")
+    order: ClassOrder = Field(
+        "alphabetical",
+        description="classes by name (published), random (Python's random.shuffle with the seed of the plan, as"
+        " released), or a list of all class ids",
+    )
+
+
+def multi_label_plan(
+    num_classes: int,
+    base: int,
+    increment: int,
+    order: str | tuple[str, int] | Sequence[int] = "alphabetical",
+    *,
+    class_names: Sequence[str] | None = None,
+) -> list[list[int]]:
+    """Divide the classes among tasks; a list of class ids a task, in class order.
+
+    Args:
+        num_classes: classes of the data set; class ids are its label columns.
+        base: classes of the first task; 0 means `increment`.
+        increment: classes of every later task.
+        order: `"alphabetical"` (by name in Python's string order: upper case before lower case; by id without names),
+            a permutation of all class ids, or `("random", seed)` for Python's `random.shuffle` of the ids.
+        class_names: one name a class, for the alphabetical order.
+
+    Raises:
+        PlanError: classes that cannot be divided so, or an order that is no permutation.
+    """
+    num_classes = whole_number("num_classes", num_classes, 1, 2**31)
+    increment = whole_number("increment", increment, 1, num_classes)
+    first = whole_number("base", base, 0, num_classes) or increment
+    if (num_classes - first) % increment:
+        raise PlanError(
+            f"base={base} with increment={increment}: the {num_classes - first} classes after the first task cannot be"
+            f" divided into tasks of {increment}; choose an increment that divides them, or another base"
+        )
+    classes = _ordered_classes(num_classes, order, names_of_classes(class_names, num_classes))
+    ends = [0, *range(first, num_classes + 1, increment)]
+    return [classes[start:end] for start, end in pairwise(ends)]
+
+
+def _ordered_classes(num_classes: int, order: Any, names: tuple[str, ...] | None) -> list[int]:
+    order, classes = plain(order), list(range(num_classes))
+    if order == "alphabetical":
+        return classes if names is None else sorted(classes, key=names.__getitem__)
+    if isinstance(order, Sequence) and len(order) == 2 and order[0] == "random":
+        random.Random(whole_number("order: seed", order[1], 0, LARGEST_SEED)).shuffle(classes)
+        return classes
+    given = [plain(one) for one in order] if isinstance(order, Sequence) and not isinstance(order, str) else []
+    if any(isinstance(one, bool) or not isinstance(one, int) for one in given) or sorted(given) != classes:
+        raise PlanError(
+            f'order={order!r}: give "alphabetical", ("random", seed) or a list of the {num_classes} class ids'
+            f" 0..{num_classes - 1}, each once"
+        )
+    return given
+
+
+def task_indices(labels: Any, classes: Sequence[int], *, task: int | None = None) -> npt.NDArray[np.int64]:
+    """Images that have at least one of these classes, as increasing int64 indices.
+
+    Args:
+        labels: 0/1 `(samples, classes)`.
+        classes: class ids of the task.
+        task: number of the task, for the error.
+
+    Raises:
+        PlanError: no image has any of them.
+    """
+    rows = np.flatnonzero(np.asarray(labels)[:, list(classes)].any(axis=1))
+    if not rows.size:
+        name = "task" if task is None else f"task {task}"
+        raise PlanError(
+            f"{name}: no training image has a label of its classes {list(classes)}; give the task more classes (larger"
+            " base or increment), another order, or images of these classes"
+        )
+    return rows.astype(np.int64)
+
+
+_EVALUATION_COLUMNS: dict[str, Callable[[npt.NDArray[np.bool_], npt.NDArray[np.bool_]], npt.NDArray[np.bool_]]] = {
+    "seen": lambda seen, final: seen,
+    "all": lambda seen, final: np.ones_like(seen),
+    "final_seen": lambda seen, final: final,
+}
+
+
+def evaluation_images(labels: Any, seen: Any, rule: str = "seen", final: Any = None) -> npt.NDArray[np.bool_]:
+    """Which images are evaluated, bool `(samples,)`; an image without any label never is.
+
+    Args:
+        labels: 0/1 `(samples, classes)`.
+        seen: bool `(classes,)`, classes seen so far.
+        rule: `seen`: images with a seen class (published; the set grows), `all`: images with any class, `final_seen`:
+            images with a class seen by the end of the stream.
+        final: bool `(classes,)`, classes seen by the end of the stream; needed for `final_seen`.
+
+    Raises:
+        PlanError: unknown rule, or `final_seen` without `final`.
+    """
+    if rule not in _EVALUATION_COLUMNS:
+        raise PlanError(f"eval_images={rule!r}: choose {', '.join(_EVALUATION_COLUMNS)}")
+    if rule == "final_seen" and final is None:
+        raise PlanError(
+            "eval_images='final_seen' needs final, the classes seen by the end of the stream, bool per class"
+        )
+    labels, seen = np.asarray(labels) == 1, np.asarray(seen, dtype=np.bool_)
+    columns = _EVALUATION_COLUMNS[rule](seen, np.asarray(seen if final is None else final, dtype=np.bool_))
+    return np.asarray(labels[:, columns].any(axis=1))
+
+
+def mlcil_plan(
+    targets: Any,
+    *,
+    base: int = 0,
+    increment: int = 2,
+    order: str | Sequence[int] = "alphabetical",
+    seed: int = 1,
+    class_names: Sequence[str] | None = None,
+    dataset_name: str = "",
+    known: Any = None,
+) -> MultiLabelPlan:
+    """Decide a multi-label class-incremental stream: session t holds every image with a class of task t, by index.
+
+    Args:
+        targets: 0/1 `(samples, classes)` in data set order.
+        base: classes of the first task; 0: as many as every other task.
+        increment: classes of every later task.
+        order: `alphabetical`, `random` (shuffled by `seed`), or a list of all class ids; see `multi_label_plan`.
+        seed: of a random class order; nothing else is drawn. No global random state is read or changed.
+        class_names: one name a class, for the alphabetical order, kept with the plan.
+        dataset_name: kept with the plan.
+        known: bool `(samples, classes)`, False where a label is neither positive nor negative; None: all are known.
+
+    Raises:
+        PlanError: an argument out of range, unusable targets, or a task without an image.
+    """
+    settings = checked(MLCILSettings, "MLCIL", base=base, increment=increment, order=plain(order))
+    seed = whole_number("seed", seed, 0, LARGEST_SEED)
+    labels = label_matrix(targets)
+    names = names_of_classes(class_names, labels.shape[1])
+    asked = ("random", seed) if settings.order == "random" else settings.order
+    tasks = multi_label_plan(labels.shape[1], settings.base, settings.increment, asked, class_names=names)
+
+    columns = np.zeros((len(tasks), labels.shape[1]), dtype=np.bool_)
+    home = np.empty(labels.shape[1], dtype=np.int64)
+    for task, classes in enumerate(tasks):
+        columns[task, classes], home[classes] = True, task
+    sessions = tuple(task_indices(labels, classes, task=task) for task, classes in enumerate(tasks))
+    plan = MultiLabelPlan(
+        sessions=sessions,
+        block_sizes=np.array([len(rows) for rows in sessions], dtype=np.int64),
+        block_columns=columns,
+        targets=labels,
+        known=known,
+        drawn_kind=np.full(labels.shape[1], DISJOINT, dtype=np.int8),
+        drawn_home=home,
+        requested={
+            "mode": "mlcil",
+            "base": settings.base,
+            "increment": settings.increment,
+            "order": settings.order if isinstance(settings.order, str) else list(settings.order),
+            "n_sessions": len(tasks),
+            "seed": seed,
+        },
+        provenance={
+            "generator": "scenarios.mlcil",
+            "generator_version": GENERATOR_VERSION,
+            "libraries": {"python": platform.python_version(), "numpy": np.__version__},
+            "dataset": dataset_name,
+            "num_samples": len(labels),
+        },
+        class_names=names,
+    )
+    if plan.warnings:
+        warnings.warn(f"MLCIL stream: {'; '.join(plan.warnings)}", StreamPlanWarning, stacklevel=2)
+    return plan
