@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cl_prompts.errors import StrategyError
+from cl_prompts.labels import label_kind
 
 FINITE_FILL = -1.0e4
 """Fill for logits that foreign code will use again: its exponential is exactly 0 in float32 and bfloat16, while
@@ -52,9 +53,10 @@ class ClassTracker:
         self.task = None if self.task is None else torch.nn.functional.pad(self.task, (0, added))
 
     def observe(self, targets: Tensor) -> None:
-        """Mark the classes of a stream batch; `targets` int64 (batch,), data-set class ids."""
-        self.exposed.index_fill_(0, targets, True)
-        self.session.index_fill_(0, targets, True)
+        """Mark the classes that the labels of a stream batch tell about; see `cl_prompts.labels`."""
+        shown = _shown(self, targets)
+        self.exposed |= shown
+        self.session |= shown
 
     def allowed(self, policy: str, targets: Tensor) -> Tensor:
         """Columns that compete in the loss of this batch, bool (classes,).
@@ -80,20 +82,24 @@ def _members(classes: Tensor, num_classes: int, device: torch.device) -> Tensor:
     return torch.zeros(num_classes, dtype=torch.bool, device=device).index_fill_(0, classes.to(device), True)
 
 
+def _shown(tracker: ClassTracker, targets: Tensor) -> Tensor:
+    return label_kind(targets).shown(targets.to(tracker.exposed.device), tracker.num_classes)
+
+
 def _all(tracker: ClassTracker, targets: Tensor) -> Tensor:
     return torch.ones_like(tracker.exposed)
 
 
 def _batch(tracker: ClassTracker, targets: Tensor) -> Tensor:
-    return _members(targets, tracker.num_classes, tracker.exposed.device)
+    return _shown(tracker, targets)
 
 
 def _exposed(tracker: ClassTracker, targets: Tensor) -> Tensor:
-    return tracker.exposed | _batch(tracker, targets)
+    return tracker.exposed | _shown(tracker, targets)
 
 
 def _session(tracker: ClassTracker, targets: Tensor) -> Tensor:
-    return tracker.session | _batch(tracker, targets)
+    return tracker.session | _shown(tracker, targets)
 
 
 def _task(tracker: ClassTracker, targets: Tensor) -> Tensor:
@@ -102,7 +108,7 @@ def _task(tracker: ClassTracker, targets: Tensor) -> Tensor:
             "mask policy 'task' needs the classes of the current task, which this stream does not announce; "
             "use 'exposed' or 'batch'"
         )
-    return tracker.task | _batch(tracker, targets)
+    return tracker.task | _shown(tracker, targets)
 
 
 MASK_POLICIES: dict[str, Callable[[ClassTracker, Tensor], Tensor]] = {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cl_prompts.backbones import FrozenViT
 from cl_prompts.errors import StrategyError
-from cl_prompts.strategies.declaration import StrategySettings
+from cl_prompts.strategies.declaration import Needs, StrategySettings
 
 
 def check_single_process() -> None:
@@ -77,6 +77,23 @@ def check_labels(targets: Iterable[int], num_classes: int) -> None:
         raise StrategyError(
             f"label {outside[0]} is outside 0..{num_classes - 1}; give num_classes={max(outside) + 1} or more"
         )
+
+
+def check_experience_labels(experience: Any, num_classes: int, strategy: str, needs: Needs) -> None:
+    """Refuse labels of a form that the method does not learn from, or without a column in the head.
+
+    Raises:
+        StrategyError: several labels an image for a method of one; rows or ids that do not fit the head.
+    """
+    rows = getattr(experience.dataset, "label_rows", None)
+    if rows is None:
+        check_labels(getattr(experience.dataset, "targets", []), num_classes)
+        return
+    if not needs.multi_label:
+        raise StrategyError(f"{strategy} learns one label an image, this stream has several; choose another method")
+    columns = len(rows[0]) if len(rows) else num_classes
+    if columns != num_classes:
+        raise StrategyError(f"the stream has {columns} label columns, the head {num_classes}; give num_classes={columns}")
 
 
 def check_mask_fits(train_mask: str, announced: Iterable[int] | None, exposed: Tensor) -> None:

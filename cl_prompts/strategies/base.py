@@ -1,17 +1,17 @@
 """The one loop: `ContinualStrategy`, Avalanche's supervised template for online streams and frozen backbones.
 
 What it adds to Avalanche: samples in exactly the planned order, several updates on one stream batch (each with fresh
-augmentation), classes counted as exposed from the labels alone, named losses, an optimizer that holds the trained
-tensors and nothing else, and closed-form learners in the same loop. Every hook is called where plugins expect it:
+augmentation), one label or several an image, classes counted as exposed from the labels alone, named losses, an
+optimizer that holds the trained tensors and nothing else, and closed-form learners in the same loop. Every hook is called where plugins expect it:
 `before/after_training_iteration` once around a stream batch, the inner hooks once for each update.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -23,10 +23,11 @@ from torch.utils.data import DataLoader
 
 from cl_prompts.backbones import FrozenViT
 from cl_prompts.errors import StrategyError
+from cl_prompts.labels import label_kind
 from cl_prompts.masks import EVAL_MASKS, FINITE_FILL, MASK_POLICIES, ClassTracker, mask_logits
 from cl_prompts.strategies.argument_checks import (
     check_choice,
-    check_labels,
+    check_experience_labels,
     check_mask_fits,
     check_parts,
     check_single_process,
@@ -34,6 +35,8 @@ from cl_prompts.strategies.argument_checks import (
 )
 from cl_prompts.strategies.declaration import StrategySettings
 from cl_prompts.strategies.method import Method, TrainingOutputs
+from cl_prompts.strategies.optimization import OPTIMIZER_SCOPES, SCHEDULES, MakeOptimizer, Optimization
+from cl_prompts.strategies.passes import EpochOrder, PresentationCount
 from cl_prompts.strategies.watch import TrainingWatch
 
 TrainTransform = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
@@ -58,6 +61,11 @@ class ContinualStrategy(SupervisedTemplate):
             the benchmark's own transforms already give float images.
         eval_transform: uint8 images -> float images, as above.
         optimizer: trained tensors -> optimizer; Adam with learning rate 5e-3 as in the Si-Blurry scripts if None.
+        optimizer_scope: `stream`: one optimizer, unless the method's trained tensors change; `session`: a fresh one for
+            each experience.
+        lr_schedule: over the epochs of an experience: `constant`, or `cosine` down to 0.
+        epochs: passes over each experience.
+        shuffle_seed: of a fresh order in every epoch; None keeps the planned order.
         precision: fp32, or bf16 for autocast.
         train_mb_size: stream batch.
         eval_mb_size: batch of `eval`.
@@ -66,7 +74,7 @@ class ContinualStrategy(SupervisedTemplate):
         evaluator: Avalanche's evaluation plugin; None logs nothing.
 
     Attributes:
-        samples_seen: stream samples trained on, each once whatever the updates; the x axis of every curve.
+        samples_seen: stream samples presented, each once an epoch whatever the updates; the x axis of every curve.
         updates: optimizer steps (or closed-form fits) done.
         classes: the `ClassTracker`; `exposed` is its vector of classes seen so far.
         watch: running accuracy, latest losses and the guard against losses that are not finite.
@@ -94,7 +102,11 @@ class ContinualStrategy(SupervisedTemplate):
         eval_mask: str = "exposed",
         train_transform: TrainTransform | None = None,
         eval_transform: EvalTransform | None = None,
-        optimizer: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer] | None = None,
+        optimizer: MakeOptimizer | None = None,
+        optimizer_scope: str = "stream",
+        lr_schedule: str = "constant",
+        epochs: int = 1,
+        shuffle_seed: int | None = None,
         precision: str = "fp32",
         train_mb_size: int = 64,
         eval_mb_size: int = 128,
@@ -105,7 +117,11 @@ class ContinualStrategy(SupervisedTemplate):
         check_single_process()
         if not 1e-6 <= updates_per_batch < float("inf"):
             raise StrategyError(f"updates_per_batch={updates_per_batch}: must be a number of at least 0.000001")
+        if epochs < 1:
+            raise StrategyError(f"epochs={epochs}: must be a whole number of at least 1")
         check_choice("precision", precision, AUTOCAST)
+        check_choice("optimizer_scope", optimizer_scope, OPTIMIZER_SCOPES)
+        check_choice("lr_schedule", lr_schedule, SCHEDULES)
         check_choice("train_mask", train_mask, MASK_POLICIES)
         check_choice("eval_mask", eval_mask, EVAL_MASKS)
         settings_class = self.method_class.settings_class
@@ -115,12 +131,12 @@ class ContinualStrategy(SupervisedTemplate):
         method = self.method_class(backbone, num_classes, settings, generator).to(device)
         self.needs = settings.needs
         trained = [tensor for _, tensor in method.named_trainables()]
-        make = optimizer or partial(torch.optim.Adam, lr=5e-3)
+        self.optimization = Optimization(optimizer, optimizer_scope, lr_schedule, epochs)
         super().__init__(
             model=method,
-            optimizer=make(trained) if self.needs.gradient else None,
+            optimizer=self.optimization.begin(trained) if self.needs.gradient else None,
             train_mb_size=train_mb_size,
-            train_epochs=1,
+            train_epochs=epochs,
             eval_mb_size=eval_mb_size,
             device=device,
             plugins=plugins,
@@ -143,6 +159,9 @@ class ContinualStrategy(SupervisedTemplate):
         self._carry = Fraction(0)
         self._own_loader: DataLoader | None = None
         self._pass_number = 0
+        self._shuffle_seed = shuffle_seed
+        self._presented = PresentationCount()
+        self._order = EpochOrder(0, shuffle_seed)
         self._outputs: TrainingOutputs | None = None
         self._fixed_query: Tensor | None = None
         # Iterating a loader draws a base seed; a generator of its own keeps the global one untouched.
@@ -157,8 +176,13 @@ class ContinualStrategy(SupervisedTemplate):
 
     @property
     def running_accuracy(self) -> float:
-        """Share of correct training predictions before each update, averaged over roughly the last 50 updates."""
-        return self.watch.running_accuracy
+        """Share of correct training predictions of late, each before its update; NaN where images have several labels."""
+        return self.watch.running_score("accuracy")
+
+    @property
+    def running_f1(self) -> float:
+        """Micro F1 of late at probability 0.5 over the visible labels; NaN where an image has one label."""
+        return self.watch.running_score("F1")
 
     @property
     def last_losses(self) -> dict[str, Tensor]:
@@ -172,13 +196,13 @@ class ContinualStrategy(SupervisedTemplate):
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     def training_epoch(self, **kwargs: Any) -> None:
-        """One pass over the experience: for each stream batch, the updates that are due."""
+        """One epoch over the experience: for each stream batch, the updates that are due."""
         if self.dataloader is not self._own_loader:
             raise StrategyError(
                 "a plugin replaced the loader of the stream, whose order is planned; for replay use "
                 "cl_prompts.plugins.Reservoir instead of Avalanche's ReplayPlugin"
             )
-        sample_ids = self._sample_ids_of_experience()
+        sample_ids = self._sample_ids_of_experience()[self._order.begin_epoch()]
         position = 0
         for batch in self.dataloader:
             if self._stop_training:
@@ -190,6 +214,7 @@ class ContinualStrategy(SupervisedTemplate):
             stream_ids = sample_ids[position : position + self.stream_size]
             position += self.stream_size
             self.classes.observe(stream[1])
+            self.model.observe(self.classes.exposed)
             self._fixed_query = None
             self.mb_sample_ids = stream_ids
             self._before_training_iteration(**kwargs)
@@ -200,6 +225,7 @@ class ContinualStrategy(SupervisedTemplate):
                 self._update(**kwargs)
             self._carry += self.updates_per_batch - due if self.needs.gradient else 0
             self.samples_seen += self.stream_size
+            self._presented.add(stream_ids)
             if due == 0:
                 self._predict_without_update()
             self._after_training_iteration(**kwargs)
@@ -255,9 +281,9 @@ class ContinualStrategy(SupervisedTemplate):
         return self._outputs.logits.float().clamp(min=FINITE_FILL)
 
     def criterion(self) -> Tensor:
-        """Sum of the method's named losses in training; masked cross-entropy in evaluation."""
+        """Sum of the method's named losses in training; the loss of the competing classes in evaluation."""
         if self.is_eval:
-            return torch.nn.functional.cross_entropy(self.mb_output, self.mb_y)
+            return self._evaluation_loss()
         assert self._outputs is not None
         return torch.stack(list(self._outputs.losses.values())).sum()
 
@@ -272,8 +298,10 @@ class ContinualStrategy(SupervisedTemplate):
             return self.eval_transform(images)  # type: ignore[misc]
         # The pass joins the seed, so that each update sees fresh pixels, the same whatever the workers. A remembered
         # image comes back in later batches, where only the count of all updates is new each time.
+        earlier = self._presented.of(self.mb_sample_ids[: self.stream_size])
+        updates = max(1, math.ceil(self.updates_per_batch))
         replayed = len(images) - self.stream_size
-        passes = [self._pass_number] * self.stream_size + [self.updates] * replayed
+        passes = (earlier * updates + self._pass_number).tolist() + [self.updates] * replayed
         return transform(images, self.mb_sample_ids, passes)  # type: ignore[misc, call-arg]
 
     def _transformed_for_evaluation(self, images: Tensor) -> Tensor:
@@ -300,8 +328,15 @@ class ContinualStrategy(SupervisedTemplate):
         was_training = self.model.training
         self.model.eval()
         self.mb_output = self._predict(self._transformed_for_evaluation(self.mb_x))
-        self.loss = torch.nn.functional.cross_entropy(self.mb_output, self.mb_y)
+        self.loss = self._evaluation_loss()
         self.model.train(was_training)
+
+    def _evaluation_loss(self) -> Tensor:
+        competing = self.exposed if self.eval_mask == "exposed" else torch.ones_like(self.exposed)
+        # A class that was never exposed keeps its finite fill: a target among them is a large loss, not infinity.
+        everything = torch.ones_like(competing)
+        kind = label_kind(self.mb_y)
+        return kind.loss(self.mb_output, self.mb_y, competing if kind.name == "F1" else everything)
 
     def _autocast(self) -> AbstractContextManager:
         dtype = AUTOCAST[self.precision]
@@ -310,14 +345,23 @@ class ContinualStrategy(SupervisedTemplate):
     # --- Avalanche's template ---------------------------------------------------------------------------------------
 
     def _before_training_exp(self, **kwargs: Any) -> None:
-        check_labels(getattr(self.experience.dataset, "targets", []), self.num_classes)
+        check_experience_labels(self.experience, self.num_classes, type(self).__name__, self.needs)
         announced = getattr(self.experience, "classes_in_this_experience", None)
         check_mask_fits(self.train_mask, announced, self.exposed)
-        self.classes.begin_session(None if announced is None else torch.tensor(sorted(announced)))
+        classes = None if announced is None else torch.tensor(sorted(announced), dtype=torch.int64)
+        self.classes.begin_session(classes)
+        self.model.begin_session(classes)
+        if self.optimizer is not None:
+            trained = [tensor for _, tensor in self.model.named_trainables()]
+            self.optimizer = self.optimization.begin_session(self.optimizer, trained, is_first=self.updates == 0)
         super()._before_training_exp(**kwargs)
 
+    def _after_training_epoch(self, **kwargs: Any) -> None:
+        self.optimization.end_epoch()
+        super()._after_training_epoch(**kwargs)
+
     def check_model_and_optimizer(self, **kwargs: Any) -> None:
-        """Nothing grows and nothing joins the optimizer: it holds the trained tensors since construction."""
+        """Nothing to do: the optimizer holds what the method trains, decided at the start of each experience."""
 
     def model_adaptation(self, model: torch.nn.Module | None = None) -> torch.nn.Module:
         """The model as it is: heads have all columns from the start, and masks decide which compete."""
@@ -327,7 +371,7 @@ class ContinualStrategy(SupervisedTemplate):
         """Keep the optimizer; Avalanche would rebuild it over every tensor, the frozen backbone included."""
 
     def make_train_dataloader(self, num_workers: int = 0, shuffle: bool = False, **kwargs: Any) -> None:
-        """A loader in exactly the order of the experience.
+        """A loader in exactly the order of the experience, or in the seeded one of each epoch.
 
         Raises:
             StrategyError: `shuffle=True`, or several task labels in the experience.
@@ -337,10 +381,11 @@ class ContinualStrategy(SupervisedTemplate):
         labels = set(getattr(self.experience, "task_labels", None) or [0])
         if len(labels) > 1:
             raise StrategyError(f"the experience carries task labels {sorted(labels)}; a stream may have one at most")
+        self._order = EpochOrder(len(self.adapted_dataset), self._shuffle_seed, self._order.epoch)
         self._own_loader = self.dataloader = DataLoader(
             self.adapted_dataset,
             batch_size=self.train_mb_size,
-            shuffle=False,
+            sampler=self._order,
             num_workers=num_workers,
             pin_memory=self.device.type == "cuda",
             collate_fn=getattr(self.adapted_dataset, "collate_fn", None),

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cl_prompts.backbones import FrozenViT
+from cl_prompts.labels import label_kind
 from cl_prompts.masks import mask_logits
 from cl_prompts.strategies.base import ContinualStrategy
 from cl_prompts.strategies.declaration import Field, Needs, StrategySettings
@@ -21,7 +21,7 @@ from cl_prompts.strategies.method import Method, TrainingOutputs, apply_head, ma
 class LinearProbeSettings(StrategySettings):
     """Settings of the linear probe."""
 
-    needs: ClassVar[Needs] = Needs(replay="optional")
+    needs: ClassVar[Needs] = Needs(replay="optional", multi_label=True)
 
     head: Literal["linear", "cosine"] = Field("linear", description="a linear layer, or cosine over temperature")
     temperature: float = Field(0.1, gt=0, description="divisor of the cosine logits; unused by the linear head")
@@ -53,10 +53,11 @@ class LinearProbeMethod(Method):
     def training_outputs(
         self, images: Tensor, targets: Tensor, allowed: Tensor, query: Tensor | None = None
     ) -> TrainingOutputs:
-        """One update's loss: `classification`, the cross-entropy of the competing classes."""
+        """One update's loss: `classification`, over the competing classes, by the kind of the labels."""
         features = self.query(images) if query is None else query
-        logits = mask_logits(apply_head(self.head, features), allowed)
-        return TrainingOutputs({"classification": F.cross_entropy(logits, targets)}, logits, features)
+        logits = apply_head(self.head, features)
+        loss = label_kind(targets).loss(logits, targets, allowed)
+        return TrainingOutputs({"classification": loss}, mask_logits(logits, allowed), features)
 
 
 class LinearProbe(ContinualStrategy):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -57,6 +57,12 @@ class Method(nn.Module):
         self.num_classes = num_classes
         self.settings = settings
 
+    def begin_session(self, classes: Tensor | None) -> None:
+        """A session begins; `classes` are those announced for it, int64, or None. What is trained may change here."""
+
+    def observe(self, exposed: Tensor) -> None:
+        """Classes seen so far, (classes,) bool, those of the batch to come included."""
+
     def query(self, images: Tensor) -> Tensor | None:
         """What the frozen backbone alone tells of `images` and prediction reuses, (batch, width); None if nothing.
 
@@ -75,7 +81,7 @@ class Method(nn.Module):
 
         Args:
             images: (batch, 3, height, width) float, ready for the backbone.
-            targets: (batch,) int64 class ids.
+            targets: (batch,) int64 class ids, or (batch, classes) float rows of labels, NaN where hidden.
             allowed: (classes,) bool, the columns that compete under the protocol's mask.
             query: the result of `query(images)` if it is known.
         """
@@ -84,6 +90,21 @@ class Method(nn.Module):
     def fit(self, images: Tensor, targets: Tensor, query: Tensor | None = None) -> None:
         """Take up one stream batch in closed form; arguments as in `training_outputs`."""
         raise StrategyError(f"{type(self).__name__} learns by gradient and cannot be fitted in closed form")
+
+    def parts(self) -> list[Hashable] | None:
+        """State of each part that prediction is put together from; equal states give equal outputs.
+
+        A learner that grows by finished parts needs each of them evaluated once: see `part_outputs`. None: one whole.
+        """
+        return None
+
+    def part_outputs(self, images: Tensor, parts: Sequence[int]) -> list[Tensor]:
+        """Output of each of these parts for `images`, (batch, any width)."""
+        raise NotImplementedError
+
+    def combine(self, outputs: Sequence[Tensor], query: Tensor | None) -> Tensor:
+        """Logits (batch, classes) from the outputs of all parts."""
+        raise NotImplementedError
 
     def effective_settings(self) -> dict[str, Any]:
         """Settings as they work, JSON-safe: no null that stands for "what the variant says"."""

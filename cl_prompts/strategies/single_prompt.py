@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_prompts.backbones import FrozenViT
 from cl_prompts.errors import StrategyError
+from cl_prompts.labels import label_kind
 from cl_prompts.masks import mask_logits
 from cl_prompts.prompts.layout import merge, projected_prefixes_by_layer
 from cl_prompts.strategies.base import ContinualStrategy
@@ -25,7 +25,7 @@ from cl_prompts.strategies.method import Method, TrainingOutputs, apply_head, ma
 class SinglePromptSettings(StrategySettings):
     """Settings of SinglePrompt."""
 
-    needs: ClassVar[Needs] = Needs(replay="optional")
+    needs: ClassVar[Needs] = Needs(replay="optional", multi_label=True)
 
     prompt_layers: int = Field(5, ge=1, description="the first blocks, which get a prefix")
     prompt_length: int = Field(20, ge=1, description="keys and values added in each of them")
@@ -67,10 +67,11 @@ class SinglePromptMethod(Method):
     def training_outputs(
         self, images: Tensor, targets: Tensor, allowed: Tensor, query: Tensor | None = None
     ) -> TrainingOutputs:
-        """One update's loss: `classification`, the cross-entropy of the competing classes."""
+        """One update's loss: `classification`, over the competing classes, by the kind of the labels."""
         features = self._features(images)
-        logits = mask_logits(apply_head(self.head, features), allowed)
-        return TrainingOutputs({"classification": F.cross_entropy(logits, targets)}, logits, features)
+        logits = apply_head(self.head, features)
+        loss = label_kind(targets).loss(logits, targets, allowed)
+        return TrainingOutputs({"classification": loss}, mask_logits(logits, allowed), features)
 
     def _features(self, images: Tensor) -> Tensor:
         settings = self.settings

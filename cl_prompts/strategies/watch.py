@@ -6,38 +6,44 @@ import torch
 from torch import Tensor
 
 from cl_prompts.errors import StrategyError
+from cl_prompts.labels import LabelKind, label_kind
 
 DECAY = 0.98
-"""Weight of the past in the running accuracy: roughly the last 50 updates count."""
+"""Weight of the past in the running score: roughly the last 50 updates count."""
 
 
 class TrainingWatch:
-    """Running accuracy, latest losses, and whether every loss so far was finite.
+    """Running score of training, latest losses, and whether every loss so far was finite.
 
     Args:
         device: where losses and logits live.
 
     Attributes:
+        kind: form of the labels seen last; None before the first.
         last_losses: named detached losses and diagnostics of the last update, on the device.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.last_losses: dict[str, Tensor] = {}
-        self._accuracy = torch.zeros((), device=device)
-        self._weight = 0.0
+        self.kind: LabelKind | None = None
+        self._hits = torch.zeros(2, device=device)
         self._all_finite = torch.ones((), dtype=torch.bool, device=device)
 
-    @property
-    def running_accuracy(self) -> float:
-        """Share of correct predictions of late, each before its update; NaN before the first. Waits for the device."""
-        return float(self._accuracy) / self._weight if self._weight else float("nan")
+    def running_score(self, name: str) -> float:
+        """Score of late, each update's predictions before it: `accuracy`, or `F1` at probability 0.5 (micro).
+
+        NaN for the score that the labels do not have, and before the first update. Waits for the device.
+        """
+        if self.kind is None or self.kind.name != name:
+            return float("nan")
+        hits, possible = self._hits.tolist()
+        return hits / possible if possible else float("nan")
 
     @torch.no_grad()
     def predicted(self, logits: Tensor, targets: Tensor) -> None:
-        """Take up the predictions of one update: logits (batch, classes), targets (batch,)."""
-        correct = (logits.argmax(-1) == targets).float().mean()
-        self._accuracy = DECAY * self._accuracy + (1 - DECAY) * correct
-        self._weight = DECAY * self._weight + (1 - DECAY)
+        """Take up the predictions of one update: logits (batch, classes) and its labels."""
+        self.kind = label_kind(targets)
+        self._hits = DECAY * self._hits + (1 - DECAY) * self.kind.hits(logits, targets)
 
     @torch.no_grad()
     def lost(self, named: dict[str, Tensor], total: Tensor) -> None:
@@ -56,5 +62,5 @@ class TrainingWatch:
             losses = ", ".join(f"{name}={float(value):g}" for name, value in self.last_losses.items())
             raise StrategyError(
                 f"the loss is not finite after {samples_seen} samples and {updates} updates ({losses}); "
-                "lower protocol.lr or use protocol.precision=fp32"
+                "lower protocol.lr or use protocol.precision=fp32; of several labels an image, read the visible ones only"
             )

@@ -1,0 +1,64 @@
+"""In which order an experience is presented, and how often each image has been: what several epochs add to a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+
+class EpochOrder(Sampler[int]):
+    """Positions of an experience in the order of the current epoch: as planned, or shuffled anew in every epoch.
+
+    Args:
+        length: samples of the experience.
+        seed: of the order; None keeps the planned one.
+        first_epoch: epochs begun before this experience, so that none repeats the order of another.
+
+    Attributes:
+        positions: int64 `(length,)`, the order of the current epoch.
+    """
+
+    def __init__(self, length: int, seed: int | None, first_epoch: int = 0) -> None:
+        self.seed = seed
+        self.epoch = first_epoch
+        self.positions = torch.arange(length)
+
+    def begin_epoch(self) -> Tensor:
+        """Decide the order of the next epoch; the loader may be asked for its batches only then."""
+        if self.seed is not None:
+            generator = torch.Generator().manual_seed((self.seed + 0x9E3779B97F4A7C15 * self.epoch) % 2**63)
+            self.positions = torch.randperm(len(self.positions), generator=generator)
+        self.epoch += 1
+        return self.positions
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.positions.tolist())
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+class PresentationCount:
+    """How often each sample of the stream has been presented; it numbers the passes that augmentation draws for."""
+
+    def __init__(self) -> None:
+        self.times = torch.zeros(0, dtype=torch.int64)
+
+    def of(self, sample_ids: Tensor) -> Tensor:
+        """Earlier presentations of these samples, int64 `(batch,)`."""
+        self._make_room(sample_ids)
+        return self.times[sample_ids]
+
+    def add(self, sample_ids: Tensor) -> None:
+        """Count one more presentation of each."""
+        self._make_room(sample_ids)
+        self.times.index_add_(0, sample_ids, torch.ones_like(sample_ids))
+
+    def _make_room(self, sample_ids: Tensor) -> None:
+        needed = int(sample_ids.max()) + 1 if len(sample_ids) else 0
+        if needed > len(self.times):
+            # Doubled: a stream that numbers its samples as they come would otherwise copy this at every batch.
+            self.times = torch.nn.functional.pad(self.times, (0, max(needed, 2 * len(self.times)) - len(self.times)))
