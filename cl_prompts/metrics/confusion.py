@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from cl_prompts.errors import MetricError
+from cl_prompts.metrics.labels import require_one_label
 
 IntArray = npt.NDArray[np.int64]
 
@@ -49,21 +48,9 @@ def single_label_classes(values: npt.ArrayLike, num_classes: int, what: str) -> 
     Raises:
         MetricError: see `confusion_matrix`.
     """
-    array: npt.NDArray[Any] = np.asarray(values)
-    if array.ndim == 2:
-        raise MetricError(
-            f"{what}: shape {array.shape} looks multi-hot, but top-1 accuracy and the confusion matrix are defined for "
-            "one label a sample, shape (n,); use the multi-label family (mAP, CF1, OF1) for several labels a sample"
-        )
-    if array.ndim != 1:
-        raise MetricError(f"{what}: shape {array.shape} is not allowed; give class numbers of shape (n,)")
+    array = require_one_label(values, "top-1 accuracy and the confusion matrix", what=what)
     if array.size == 0:
         return np.zeros(0, np.int64)
-    if array.dtype.kind not in "iu":
-        raise MetricError(
-            f"{what}: dtype {array.dtype} is not allowed; give integer class numbers (int64), or use the multi-label "
-            "family (mAP, CF1, OF1) for scores and multi-hot labels"
-        )
     low, high = int(array.min()), int(array.max())
     if low < 0 or high >= num_classes:
         raise MetricError(
