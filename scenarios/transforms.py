@@ -1,7 +1,8 @@
 """From uint8 images to what a backbone takes: the evaluation transform and random training transforms.
 
 Order of the training transforms as in the published Si-Blurry code: AutoAugment at native size, resize, random crop
-with 4 pixels of padding, horizontal flip, normalisation. Random numbers come from Philox (Salmon et al., Parallel
+with 4 pixels of padding, horizontal flip, normalisation; or, as in the published MULTI-LANE code, a random resized
+crop, horizontal flip, normalisation. Random numbers come from Philox (Salmon et al., Parallel
 random numbers: as easy as 1, 2, 3; SC 2011) keyed by the seed and the sample and counted by the pass, so that an
 image gets the same pixels whatever the batch, the workers or the order. No global random state is read or changed.
 """
@@ -17,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms import v2
-from torchvision.transforms.v2.functional import resize
+from torchvision.transforms.v2.functional import center_crop, resize
 
+from scenarios import _resized_crop
 from scenarios.errors import DataError
 
 PADDING = 4
@@ -32,6 +34,7 @@ class _Recipe:
     """The random steps of one value of `augmentation`."""
 
     policy: v2.AutoAugmentPolicy | None = None
+    resized_crop: bool = False
     crop: bool = False
     flip: bool = False
 
@@ -40,37 +43,54 @@ AUGMENTATIONS = {
     "none": _Recipe(),
     "crop": _Recipe(crop=True),
     "crop_flip": _Recipe(crop=True, flip=True),
+    "resized_crop_flip": _Recipe(resized_crop=True, flip=True),
     "autoaugment_cifar10": _Recipe(v2.AutoAugmentPolicy.CIFAR10, crop=True, flip=True),
     "autoaugment_imagenet": _Recipe(v2.AutoAugmentPolicy.IMAGENET, crop=True, flip=True),
 }
 """The random steps behind each name that `protocol.augmentation` may have."""
 
 
+CROPS = ("resize", "centre")
+"""How an image of another shape becomes a square: resized, or its centre cut out."""
+
+
 class EvalTransform:
-    """Resize to a square, scale to [0, 1], normalise: always the same pixels.
+    """Resize or cut to a square, scale to [0, 1], normalise: always the same pixels.
 
     Args:
-        size: side of the result in pixels; an image of another shape is resized to it with antialiasing.
+        size: side of the result in pixels.
         mean: mean of red, green and blue for pixels in [0, 1].
         std: their standard deviation.
         interpolation: `bilinear` or `bicubic`.
+        crop: `resize` resizes an image of another shape, with antialiasing; `centre` cuts the central square out of an
+            image that is nowhere smaller, as torchvision's `CenterCrop`, and resizes any other.
 
     Raises:
-        DataError: a size below 1, not three means and standard deviations, a deviation of 0, another interpolation.
+        DataError: a size below 1, not three means and standard deviations, a deviation of 0, another interpolation or
+            crop.
     """
 
     is_random = False
 
-    def __init__(self, size: int, mean: Sequence[float], std: Sequence[float], interpolation: str = "bicubic") -> None:
+    def __init__(
+        self,
+        size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        interpolation: str = "bicubic",
+        crop: str = "resize",
+    ) -> None:
         if size < 1:
             raise DataError(f"size={size} is no image side; it must be at least 1 pixel")
         if len(mean) != 3 or len(std) != 3 or not min(std) > 0:
             raise DataError(f"mean={tuple(mean)} and std={tuple(std)} must be three numbers each, std above 0")
         _require("interpolation", interpolation, _INTERPOLATIONS)
+        _require("crop", crop, CROPS)
         self.size = size
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.interpolation = interpolation
+        self.crop = crop
 
     def __call__(self, images: Tensor) -> Tensor:
         """Float32 of the same rank, `(3, size, size)` or `(batch, 3, size, size)`, on the device of the input.
@@ -79,12 +99,14 @@ class EvalTransform:
             images: uint8 `(3, height, width)` or `(batch, 3, height, width)`.
         """
         _require_images(images, ranks=(3, 4))
-        return self.normalise(self.resize(images))
+        return self.normalise(self.square(images))
 
-    def resize(self, images: Tensor) -> Tensor:
+    def square(self, images: Tensor) -> Tensor:
         """Uint8 `(..., 3, size, size)`, rounded as Pillow does; the input itself where it has that shape already."""
         if images.shape[-2:] == (self.size, self.size):
             return images
+        if self.crop == "centre" and min(images.shape[-2:]) >= self.size:
+            return center_crop(images, [self.size, self.size])
         mode = _INTERPOLATIONS[self.interpolation]
         return resize(images, [self.size, self.size], interpolation=mode, antialias=True)
 
@@ -106,7 +128,8 @@ class TrainTransform:
         per: `image` draws for each image, `batch` (the published code) once for all images of a batch, keyed by the
             first one's sample id.
         seed: root seed of the augmentation, 0..2**64-1.
-        interpolation: `bilinear` or `bicubic`.
+        interpolation: `bilinear` or `bicubic`; a random resized crop is bilinear, as published.
+        crop: see `EvalTransform`; a random resized crop is taken of the whole image.
 
     Raises:
         DataError: a value that is not allowed.
@@ -122,12 +145,13 @@ class TrainTransform:
         per: Literal["image", "batch"] = "image",
         seed: int,
         interpolation: str = "bicubic",
+        crop: str = "resize",
     ) -> None:
         _require("augmentation", augmentation, AUGMENTATIONS)
         _require("augment_per", per, ("image", "batch"))
         if not 0 <= seed < 2**64:
             raise DataError(f"seed={seed} of the augmentation must lie in 0..2**64-1")
-        self.evaluation = EvalTransform(size, mean, std, interpolation)
+        self.evaluation = EvalTransform(size, mean, std, interpolation, crop)
         self.augmentation = augmentation
         self.per = per
         self.seed = seed
@@ -158,7 +182,9 @@ class TrainTransform:
         draws = self._draws(np.asarray(torch.as_tensor(sample_ids).cpu()), passes)
         if self._auto_augment is not None:
             images = _auto_augment(images, self._auto_augment, draws)
-        images = self.evaluation.resize(images)
+        if self._recipe.resized_crop:
+            images = _resized_crop.random_resized_crops(images, draws[:, _WORDS:], self.evaluation.size)
+        images = self.evaluation.square(images)
         if self._recipe.crop:
             images = _crop(images, draws)
         if self._recipe.flip:
@@ -166,17 +192,20 @@ class TrainTransform:
         return self.evaluation.normalise(images)
 
     def _draws(self, sample_ids: np.ndarray, passes: int | Sequence[int]) -> np.ndarray:
-        """Random words uint64 `(batch, 2)`, or `(1, 2)` shared by the batch."""
+        """Random words uint64 `(batch, words)`, or `(1, words)` shared by the batch."""
+        number = _WORDS + (_resized_crop.WORDS if self._recipe.resized_crop else 0)
         keys = sample_ids[:1] if self.per == "batch" else sample_ids
         counts = [passes] * len(keys) if isinstance(passes, int) else passes[: len(keys)]
         words = [
-            np.random.Philox(key=[self.seed, int(sample)], counter=[0, 0, 0, count]).random_raw(2)
+            np.random.Philox(key=[self.seed, int(sample)], counter=[0, 0, 0, count]).random_raw(number)
             for sample, count in zip(keys, counts, strict=True)
         ]
         return np.stack(words)
 
 
-# The 128 random bits of an image: crop row, crop column (32 bits each), flip (1), seed of AutoAugment (63).
+# The first 128 random bits of an image: crop row, crop column (32 bits each), flip (1), seed of AutoAugment (63). Those
+# of a resized crop follow, so that every other step draws the same with and without one.
+_WORDS = 2
 
 
 def _offsets(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,8 @@ from PIL import Image
 from torchvision import transforms as torchvision_transforms
 from torchvision.transforms import v2
 
+from scenarios import _resized_crop
+from scenarios.datasets._decoding import Decoder
 from scenarios.errors import DataError
 from scenarios.transforms import AUGMENTATIONS, EvalTransform, TrainTransform
 
@@ -80,6 +82,40 @@ def test_no_augmentation_is_evaluation():
     assert torch.equal(transform(images, [1, 2, 3, 4], 5), EvalTransform(24, MEAN, STD)(images))
 
 
+@pytest.mark.parametrize(
+    "shape, size", [((40, 40), 35), ((41, 33), 20), ((20, 33), 20), ((20, 20), 20), ((21, 21), 20)]
+)
+def test_the_centre_is_torchvisions(shape, size):
+    images = pictures(3, *shape)
+    ours = EvalTransform(size, BLACK, WHITE, crop="centre")(images)
+    assert torch.equal(pixels(ours), torchvision_transforms.CenterCrop(size)(images))
+    assert torch.equal(
+        train_transform("none", size=size, mean=BLACK, std=WHITE, crop="centre")(images, range(3), 0), ours
+    )
+    assert torch.equal(EvalTransform(size, BLACK, WHITE, crop="centre")(images[1]), ours[1])
+
+
+def test_an_image_without_such_a_centre_is_resized():
+    images = pictures(2, 19, 40)
+    assert torch.equal(EvalTransform(20, MEAN, STD, crop="centre")(images), EvalTransform(20, MEAN, STD)(images))
+
+
+def test_resizing_and_cutting_the_centre_is_the_published_evaluation(tmp_path):
+    # A file decoded to 64 pixels, then the centre of 56: Resize(64), CenterCrop(56) of torchvision on the file.
+    image = Image.fromarray(pictures(1, 90, 70)[0].permute(1, 2, 0).numpy())
+    image.save(tmp_path / "a.png")
+    decoded, _ = Decoder(64, "bicubic")(tmp_path / "a.png")
+    reference = torchvision_transforms.Compose(
+        [
+            torchvision_transforms.Resize(64, torchvision_transforms.InterpolationMode.BICUBIC),
+            torchvision_transforms.CenterCrop(56),
+            torchvision_transforms.ToTensor(),
+        ]
+    )
+    ours = EvalTransform(56, BLACK, WHITE, crop="centre")(torch.from_numpy(decoded.copy()))
+    assert torch.equal(ours, reference(image))
+
+
 # Random crop and flip against a slow search
 
 
@@ -140,6 +176,73 @@ def test_padding_is_black_before_normalisation():
         values = outputs[:, channel].unique()
         assert len(values) == 2
         assert values[0] == dark[channel]
+
+
+# Random resized crop
+
+
+def rectangles(count, height, width, seed=0):
+    words = np.random.default_rng(seed).integers(0, 2**64, (count, _resized_crop.WORDS), dtype=np.uint64)
+    return _resized_crop.rectangles(words, height, width)
+
+
+@pytest.mark.parametrize("height, width", [(32, 32), (40, 90), (90, 40)])
+def test_rectangles_are_distributed_like_torchvisions(height, width):
+    from scipy.stats import ks_2samp
+
+    ours = rectangles(3000, height, width)
+    reference = torchvision_transforms.RandomResizedCrop(8, scale=_resized_crop.SCALE, ratio=_resized_crop.RATIO)
+    blank = torch.zeros(3, height, width, dtype=torch.uint8)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        theirs = np.array([reference.get_params(blank, reference.scale, reference.ratio) for _ in range(3000)])
+    for number in range(4):  # top, left, height, width
+        assert ks_2samp(ours[:, number], theirs[:, number]).pvalue > 1e-3
+    for products in ((2, 3), (0, 2), (1, 3)):
+        assert ks_2samp(ours[:, products].prod(1), theirs[:, products].prod(1)).pvalue > 1e-3
+
+
+@given(height=st.integers(1, 70), width=st.integers(1, 70), seed=st.integers(0, 99))
+@settings(max_examples=100, deadline=None)
+def test_rectangles_lie_inside(height, width, seed):
+    top, left, high, wide = rectangles(20, height, width, seed).T
+    assert (np.minimum(top, left) >= 0).all()
+    assert (np.minimum(high, wide) >= 1).all()
+    assert (top + high <= height).all()
+    assert (left + wide <= width).all()
+
+
+@pytest.mark.parametrize("height, width", [(2, 400), (400, 2), (3, 200)])
+def test_where_no_rectangle_fits_the_centre_is_taken(height, width):
+    reference = torchvision_transforms.RandomResizedCrop(8, scale=_resized_crop.SCALE, ratio=_resized_crop.RATIO)
+    expected = reference.get_params(torch.zeros(3, height, width), reference.scale, reference.ratio)
+    assert rectangles(30, height, width).tolist() == [list(expected)] * 30
+
+
+@pytest.mark.parametrize("per", ["image", "batch"])
+def test_resized_crops_are_pillows_within_one_grey_level(per):
+    images = pictures(20, 30, 40)
+    ours = pixels(plain("resized_crop_flip", size=16, per=per)(images, range(20), 3))
+    words = np.stack([np.random.Philox(key=[7, i], counter=[0, 0, 0, 3]).random_raw(22) for i in range(20)])
+    for number, own in enumerate(ours):
+        row = words[0 if per == "batch" else number]
+        top, left, high, wide = _resized_crop.rectangles(row[None, 2:], 30, 40)[0].tolist()
+        image = Image.fromarray(images[number].permute(1, 2, 0).numpy())
+        box = image.crop((left, top, left + wide, top + high)).resize((16, 16), Image.Resampling.BILINEAR)
+        expected = np.asarray(box).astype(int)
+        if row[1] & 1:
+            expected = expected[:, ::-1]
+        assert np.abs(expected - own.permute(1, 2, 0).numpy()).max() <= 1
+
+
+def test_resized_crop_leaves_the_draws_of_the_flip_as_they_are():
+    images = torch.zeros(200, 3, 8, 8, dtype=torch.uint8)
+    images[:] = torch.arange(0, 160, 20, dtype=torch.uint8)  # brighter to the right, however it is cropped
+    outputs = pixels(plain("resized_crop_flip", size=8)(images, range(200), 0)).int()
+    falling = outputs[:, 0, 0, 0] > outputs[:, 0, 0, -1]
+    words = [np.random.Philox(key=[7, i], counter=[0, 0, 0, 0]).random_raw(2)[1] & np.uint64(1) for i in range(200)]
+    assert falling.tolist() == [bool(word) for word in words]
+    assert 60 < sum(words) < 140
 
 
 # What the result depends on
@@ -269,6 +372,7 @@ def test_empty_and_single_batches(augmentation, per):
         ({"augmentation": "flip"}, "augmentation=flip is unknown; allowed are none, crop, crop_flip"),
         ({"per": "sample"}, "augment_per=sample is unknown; allowed are image, batch"),
         ({"interpolation": "nearest"}, "interpolation=nearest is unknown; allowed are bilinear, bicubic"),
+        ({"crop": "left"}, "crop=left is unknown; allowed are resize, centre"),
         ({"size": 0}, "size=0"),
         ({"std": (0.5, 0.0, 0.5)}, "std above 0"),
         ({"mean": (0.5,)}, "three numbers"),
