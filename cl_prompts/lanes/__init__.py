@@ -4,7 +4,7 @@ The mathematics of MULTI-LANE (De Min et al., CoLLAs 2024) as pure functions, in
 the default, and `token`, the definition taken literally. Imports torch and the backbone's own functions only.
 """
 
-from cl_prompts.lanes.fast import fast_class_tokens, selector_path
+from cl_prompts.lanes.fast import fast_class_tokens, selector_path, selector_weights
 from cl_prompts.lanes.inputs import DROP_AND_REPLACE, LaneInputs
 from cl_prompts.lanes.merging import merge_tokens
 from cl_prompts.lanes.token import token_class_tokens
@@ -15,5 +15,6 @@ __all__ = [
     "fast_class_tokens",
     "merge_tokens",
     "selector_path",
+    "selector_weights",
     "token_class_tokens",
 ]
