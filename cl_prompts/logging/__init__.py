@@ -6,16 +6,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cl_prompts.logging.attention_pictures import attention_picture
     from cl_prompts.logging.console import print_header, print_summary, reading_progress
+    from cl_prompts.logging.multi_label_pictures import class_precision_picture
+    from cl_prompts.logging.pictured_images import PicturedImages, pictured_images, pictured_indices
     from cl_prompts.logging.pictures import confusion_picture, curve_picture, stream_picture, to_array
     from cl_prompts.logging.tensorboard import TensorBoardLog
     from cl_prompts.logging.terminal import TerminalProgress
 
 _MODULE_OF = {
+    "PicturedImages": "pictured_images",
     "TensorBoardLog": "tensorboard",
     "TerminalProgress": "terminal",
+    "attention_picture": "attention_pictures",
+    "class_precision_picture": "multi_label_pictures",
     "confusion_picture": "pictures",
     "curve_picture": "pictures",
+    "pictured_images": "pictured_images",
+    "pictured_indices": "pictured_images",
     "print_header": "console",
     "print_summary": "console",
     "reading_progress": "console",
@@ -24,10 +32,15 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "PicturedImages",
     "TensorBoardLog",
     "TerminalProgress",
+    "attention_picture",
+    "class_precision_picture",
     "confusion_picture",
     "curve_picture",
+    "pictured_images",
+    "pictured_indices",
     "print_header",
     "print_summary",
     "reading_progress",

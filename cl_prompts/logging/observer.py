@@ -5,16 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from cl_prompts.plugins.stream_position import StreamPosition
 
+RUNNING_SCORES = ("running_accuracy", "running_f1")
+"""Attributes of our strategies: for one label an image, for several; the other one is NaN."""
+
+
+class RunningScore(NamedTuple):
+    """How good the latest training batches were predicted: a name of `RUNNING_SCORES`, and a fraction."""
+
+    name: str
+    value: float
+
 
 class StrategyObserver:
-    """Counts stream samples and reads losses, accuracy and speed; reads from the device only when asked.
+    """Counts stream samples and reads losses, running score and speed; reads from the device only when asked.
 
     Call the methods in the hooks they are named after.
 
@@ -26,8 +36,9 @@ class StrategyObserver:
         self.samples_seen = 0
         self._clock = clock
         self._position = StreamPosition()
+        self._tally = RUNNING_SCORES[0]
         self._hits: Tensor | int = 0
-        self._rows = 0
+        self._tries: Tensor | int = 0
         self._mark = self._last = clock()
         self._mark_samples: int | None = None
         self._paused = 0.0
@@ -49,7 +60,7 @@ class StrategyObserver:
         """A batch is done."""
         self._position.end_batch()
         self.samples_seen = int(getattr(strategy, "samples_seen", self._position.samples_seen))
-        if not hasattr(strategy, "running_accuracy"):
+        if not hasattr(strategy, RUNNING_SCORES[0]):
             self._count_hits(strategy)
         self.tick()
 
@@ -82,13 +93,20 @@ class StrategyObserver:
         values = torch.stack([torch.as_tensor(value).detach().float().mean() for value in named.values()]).tolist()
         return dict(zip(named, values, strict=True))
 
-    def running_accuracy(self, strategy: Any) -> float:
-        """Training accuracy of late, as the strategy defines it; else since the last call. NaN if unknown."""
-        if hasattr(strategy, "running_accuracy"):
-            return float(strategy.running_accuracy)
-        accuracy = float(self._hits) / self._rows if self._rows else math.nan
-        self._hits, self._rows = 0, 0
-        return accuracy
+    def running_score(self, strategy: Any) -> RunningScore:
+        """Training score of late, as the strategy defines it; else since the last call. NaN if unknown.
+
+        Accuracy, or for several labels an image the micro F1 of the visible labels at a probability of 0.5.
+        """
+        if hasattr(strategy, RUNNING_SCORES[0]):
+            for name in RUNNING_SCORES:
+                value = float(getattr(strategy, name, math.nan))
+                if not math.isnan(value):
+                    return RunningScore(name, value)
+            return RunningScore(RUNNING_SCORES[0], math.nan)
+        hits, tries = float(self._hits), float(self._tries)
+        self._hits = self._tries = 0
+        return RunningScore(self._tally, hits / tries if tries else math.nan)
 
     @staticmethod
     def learning_rates(strategy: Any) -> list[float]:
@@ -105,7 +123,15 @@ class StrategyObserver:
 
     def _count_hits(self, strategy: Any) -> None:
         logits, targets = strategy.mb_output, strategy.mb_y
-        if isinstance(logits, Tensor) and logits.ndim == 2 and targets.ndim == 1:
-            # Stays on the device: reading it here would make every step wait.
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            return
+        # The sums stay on the device: reading them here would make every step wait.
+        if targets.ndim == 1:
             self._hits = self._hits + (logits.detach().argmax(dim=1) == targets).sum()
-            self._rows += len(targets)
+            self._tries = self._tries + len(targets)
+        elif targets.shape == logits.shape:
+            # F1 = 2 TP / (predicted + positive); a hidden label is NaN: neither positive nor predicted.
+            positive, predicted = targets > 0.5, (logits.detach() > 0) & ~torch.isnan(targets)
+            self._tally = RUNNING_SCORES[1]
+            self._hits = self._hits + 2 * (positive & predicted).sum()
+            self._tries = self._tries + positive.sum() + predicted.sum()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,24 +13,22 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from cl_prompts.logging.glyphs import drawable
+from cl_prompts.logging.axis_marks import DPI, WRITTEN_CELLS, are_long, class_ticks, names_of, width, write_cells
 from cl_prompts.metrics.accuracy import class_accuracy, total_accuracy
-from cl_prompts.metrics.records import EvaluationPoint
 from scenarios.plan import ABSENT, BLURRY, StreamPlan
 
-NAMED_TICKS = 30
-"""Up to so many classes are named one by one on an axis."""
-WRITTEN_CELLS = 15
-"""Up to so many columns have their numbers written into the cells."""
-DPI = 110
+if TYPE_CHECKING:
+    from cl_prompts.metrics.records import Point
+    from scenarios.multi_label_plan import MultiLabelPlan
 
 
-def stream_picture(plan: StreamPlan) -> Figure:
-    """Samples of every class in every session.
+def stream_picture(plan: StreamPlan | MultiLabelPlan) -> Figure:
+    """Samples of every class in every session; for several labels an image, its visible positive labels.
 
     Columns are the classes in the order of their home sessions, the disjoint ones first and the blurry ones after a
     gap; rows are the sessions in the order of the stream. Colour is the number of samples on a square-root scale, so
-    that the few displaced samples of a blurry class stay visible; white is none.
+    that the few displaced samples of a blurry class stay visible; white is none. An image with several labels counts
+    in several columns, and it may be presented in several sessions: a row is named with the images it presents.
     """
     kind, home = np.asarray(plan.class_kind), np.asarray(plan.home_session)
     order = np.lexsort((np.arange(len(kind)), home, kind))
@@ -39,19 +37,19 @@ def stream_picture(plan: StreamPlan) -> Figure:
     sessions, classes = counts.shape
     disjoint = int(np.sum(kind[order] != BLURRY))
 
-    names, families = _names(plan.class_names, order)
-    height = 1.9 + 0.36 * sessions + (0.9 if _are_long(names) else 0)
-    figure = Figure(figsize=(_width(classes), height), dpi=DPI, layout="constrained")
+    names, families = names_of(plan.class_names, order)
+    height = 1.9 + 0.36 * sessions + (0.9 if are_long(names) else 0)
+    figure = Figure(figsize=(width(classes), height), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     top = max(1, int(counts.max(initial=0)))
     image = axes.imshow(
         np.ma.masked_equal(counts, 0), cmap="viridis_r", norm=PowerNorm(0.5, vmin=0, vmax=top), aspect="auto"
     )
     if classes <= WRITTEN_CELLS:
-        _write_cells(axes, counts, counts > 0.4 * top, skip=counts == 0)
-    sizes = counts.sum(axis=1)
+        write_cells(axes, counts, counts > 0.4 * top, skip=counts == 0)
+    sizes = [len(session) for session in plan.sessions]
     axes.set_yticks(range(sessions), [f"session {row}  ({size:,})" for row, size in enumerate(sizes)])
-    _class_ticks(axes.xaxis, names, families)
+    class_ticks(axes.xaxis, names, families)
     axes.set_xlabel("class, by home session")
     for start, number, word in ((0, disjoint, "disjoint"), (disjoint, classes - disjoint, "blurry")):
         if number:
@@ -60,8 +58,9 @@ def stream_picture(plan: StreamPlan) -> Figure:
             above.set(ha="center", va="bottom")
     if 0 < disjoint < classes:
         axes.axvline(disjoint - 0.5, color="black", linewidth=1.5)
-    figure.suptitle(f"stream: {int(sizes.sum()):,} samples, {classes} classes, {sessions} sessions", fontsize="medium")
-    figure.colorbar(image, ax=axes, label="samples", fraction=0.05, pad=0.02)
+    several = plan.targets.ndim == 2
+    figure.suptitle(f"stream: {_presented(plan, several)}, {classes} classes, {sessions} sessions", fontsize="medium")
+    figure.colorbar(image, ax=axes, label="visible positive labels" if several else "samples", fraction=0.05, pad=0.02)
     return figure
 
 
@@ -80,7 +79,7 @@ def confusion_picture(
     shown = np.flatnonzero(exposed)
     inside = confusion[np.ix_(shown, shown)]
     outside = confusion[shown].sum(axis=1) - inside.sum(axis=1)
-    names, families = _names(class_names, shown)
+    names, families = names_of(class_names, shown)
     columns = list(names)
     if outside.any():
         inside = np.column_stack([inside, outside])
@@ -88,15 +87,15 @@ def confusion_picture(
     count = confusion[shown].sum(axis=1)
     shares = class_accuracy(inside, np.broadcast_to(count[:, None], inside.shape))
 
-    side = _width(len(shown), smallest=4.5, largest=9.0)
+    side = width(len(shown), smallest=4.5, largest=9.0)
     figure = Figure(figsize=(side + 1.0, side), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(np.ma.masked_invalid(shares), cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), aspect="auto")
     if len(columns) <= WRITTEN_CELLS:
         percents = np.rint(100 * np.nan_to_num(shares)).astype(np.int64)
-        _write_cells(axes, percents, shares > 0.3, skip=percents == 0)
-    _class_ticks(axes.xaxis, columns, families)
-    _class_ticks(axes.yaxis, names, families)
+        write_cells(axes, percents, shares > 0.3, skip=percents == 0)
+    class_ticks(axes.xaxis, columns, families)
+    class_ticks(axes.yaxis, names, families)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     accuracy = total_accuracy(np.diagonal(confusion), confusion.sum(axis=1))
@@ -106,8 +105,8 @@ def confusion_picture(
     return figure
 
 
-def curve_picture(points: Sequence[EvaluationPoint], sessions: Sequence[EvaluationPoint]) -> Figure:
-    """Accuracy on the exposed classes over the samples seen, with the session ends and the number of exposed classes.
+def curve_picture(points: Sequence[Point], sessions: Sequence[Point]) -> Figure:
+    """Accuracy or mAP on the exposed classes over the samples seen, with session ends and number of exposed classes.
 
     Arguments as in `cl_prompts.metrics.summarise`.
     """
@@ -115,11 +114,14 @@ def curve_picture(points: Sequence[EvaluationPoint], sessions: Sequence[Evaluati
     axes = figure.add_subplot()
     anytime = [point for point in points if point.kind != "session"]
     _plot(axes, anytime, "o-", markersize=3, color="tab:blue", label="anytime")
-    _plot(axes, sessions, "D", markersize=6, color="tab:red", label="session end")
+    # Session ends alone are a curve; between periodic points they are marks on one.
+    joined = "" if any(point.kind == "periodic" for point in points) else "-"
+    _plot(axes, sessions, "D" + joined, markersize=6, color="tab:red", label="session end")
     for point in sessions:
         axes.axvline(point.samples_seen, color="tab:red", linewidth=0.6, alpha=0.5)
     axes.set_xlabel("stream samples seen")
-    axes.set_ylabel("accuracy on exposed classes")
+    score = next((point.score_name for point in (*points, *sessions)), "accuracy")
+    axes.set_ylabel(f"{score} on exposed classes")
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     classes = axes.twinx()
@@ -144,47 +146,15 @@ def to_array(figure: Figure) -> npt.NDArray[np.uint8]:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _plot(axes: Axes, points: Sequence[EvaluationPoint], style: str, **options: Any) -> None:
-    axes.plot([point.samples_seen for point in points], [point.accuracy for point in points], style, **options)
+def _plot(axes: Axes, points: Sequence[Point], style: str, **options: Any) -> None:
+    axes.plot([point.samples_seen for point in points], [point.score for point in points], style, **options)
 
 
-def _width(columns: int, smallest: float = 6.0, largest: float = 14.0) -> float:
-    return float(np.clip(2.5 + 0.4 * columns, smallest, largest))
-
-
-def _names(class_names: Sequence[str] | None, numbers: npt.NDArray[np.integer]) -> tuple[list[str], list[str]]:
-    """Labels of these classes, and the font families that have their letters; "class 3" where none has."""
-    if class_names is None:
-        return [str(number) for number in numbers], []
-    names = [str(class_names[number]) for number in numbers]
-    can_be_drawn, families = drawable(names)
-    pairs = zip(names, numbers, can_be_drawn, strict=True)
-    return [name if possible else f"class {number}" for name, number, possible in pairs], families
-
-
-def _class_ticks(axis: Any, names: Sequence[str], families: Sequence[str]) -> None:
-    step = 1 if len(names) <= NAMED_TICKS else -(-len(names) // NAMED_TICKS)
-    places = range(0, len(names), step)
-    long = axis.axis_name == "x" and _are_long(names)
-    axis.set_ticks(places, [_shortened(names[place]) for place in places], rotation=60 if long else 0, fontsize="small")
-    for label in axis.get_ticklabels():
-        if families:
-            label.set_fontfamily(list(families))
-        if long:
-            label.set(ha="right", rotation_mode="anchor")
-
-
-def _are_long(names: Sequence[str]) -> bool:
-    return max((len(name) for name in names), default=0) > 3
-
-
-def _shortened(name: str, length: int = 18) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"
-
-
-def _write_cells(
-    axes: Axes, values: npt.NDArray[np.int64], dark: npt.NDArray[np.bool_], skip: npt.NDArray[np.bool_]
-) -> None:
-    for row, column in np.argwhere(~skip):
-        color = "white" if dark[row, column] else "black"
-        axes.text(column, row, f"{values[row, column]}", ha="center", va="center", color=color, fontsize="small")
+def _presented(plan: StreamPlan | MultiLabelPlan, several: bool) -> str:
+    presented = len(plan.order)
+    if not several:
+        return f"{presented:,} samples"
+    images = len(np.unique(plan.order))
+    if images == presented:
+        return f"{images:,} images with several labels"
+    return f"{presented:,} presentations of {images:,} images with several labels"

@@ -14,8 +14,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from cl_prompts.logging.console import clock_time, percent
+from cl_prompts.logging.observer import RunningScore
 
 SHOWN_LOSSES = 4
+RUNNING_WORDS = {"running_accuracy": "running accuracy", "running_f1": "running F1"}
 
 
 @dataclass(frozen=True)
@@ -27,16 +29,16 @@ class ProgressState:
     speed: float | None
     left: float | None
     elapsed: float
-    running_accuracy: float
+    running: RunningScore
     losses: Mapping[str, float]
-    anytime: float | None
-    a_auc: float | None
+    evaluated: str
+    """Words for the evaluations so far, as `ScoreHistory.words` gives them; empty before the first."""
 
     def measurements(self) -> str:
-        """Accuracies and losses in one line."""
-        parts = [f"running accuracy {percent(self.running_accuracy)}"]
-        if self.anytime is not None:
-            parts.append(f"anytime {percent(self.anytime)}, A_AUC so far {percent(self.a_auc)}")
+        """Scores and losses in one line."""
+        parts = [f"{RUNNING_WORDS[self.running.name]} {percent(self.running.value)}"]
+        if self.evaluated:
+            parts.append(self.evaluated)
         if self.losses:
             # The sum first; diagnostics beyond the first few are for TensorBoard.
             names = sorted(self.losses, key=lambda name: name != "total")[:SHOWN_LOSSES]
@@ -52,6 +54,10 @@ class ProgressState:
         parts.append(f"{clock_time(self.left)} left" if self.left else f"in {clock_time(self.elapsed)}")
         return " | ".join(parts)
 
+    def line(self) -> str:
+        """Everything in one line."""
+        return f"{self.position()} | {self.measurements()}"
+
 
 class View(Protocol):
     """A way of showing progress."""
@@ -61,6 +67,9 @@ class View(Protocol):
 
     def show(self, state: ProgressState, now: float) -> None:
         """Show this moment."""
+
+    def note(self, line: str) -> None:
+        """Show a line that stays."""
 
     def finish(self, state: ProgressState) -> None:
         """Show the last moment of the stream, which stays."""
@@ -110,10 +119,14 @@ class Bar:
             # Shows the cursor again at exit, whatever ended the run.
             self._restore = weakref.finalize(self, self._live.stop)
 
+    def note(self, line: str) -> None:
+        """Print the line above the bar."""
+        print_line(self._console, line)
+
     def finish(self, state: ProgressState) -> None:
         """Replace the bar by one plain line."""
         self.stop()
-        print_line(self._console, state)
+        print_line(self._console, state.line())
 
     def stop(self) -> None:
         """Remove the bar."""
@@ -147,11 +160,15 @@ class Lines:
     def show(self, state: ProgressState, now: float) -> None:
         """Print one line."""
         self._last_time, self._last_samples = now, state.samples
-        print_line(self._console, state)
+        print_line(self._console, state.line())
+
+    def note(self, line: str) -> None:
+        """Print the line."""
+        print_line(self._console, line)
 
     def finish(self, state: ProgressState) -> None:
         """Print one more line."""
-        print_line(self._console, state)
+        print_line(self._console, state.line())
 
     def stop(self) -> None:
         """Nothing is left to tidy."""
@@ -170,6 +187,9 @@ class Silent:
     def show(self, state: ProgressState, now: float) -> None:
         """Nothing to show."""
 
+    def note(self, line: str) -> None:
+        """Nothing to show."""
+
     def finish(self, state: ProgressState) -> None:
         """Nothing to show."""
 
@@ -177,9 +197,8 @@ class Silent:
         """Nothing is left to tidy."""
 
 
-def print_line(console: Console, state: ProgressState) -> None:
-    """Print position and measurements as one line that is never broken."""
-    line = f"{state.position()} | {state.measurements()}"
+def print_line(console: Console, line: str) -> None:
+    """Print one line as it is; it is never broken."""
     console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 

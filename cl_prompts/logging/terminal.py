@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any
 
-from avalanche.core import SupervisedPlugin
 from rich.console import Console
 
 from cl_prompts.errors import UserError
-from cl_prompts.logging.observer import StrategyObserver
+from cl_prompts.logging.observer_plugin import ObserverPlugin
 from cl_prompts.logging.progress_views import VIEWS, ProgressState
-from cl_prompts.metrics.anytime import a_auc
-from cl_prompts.metrics.records import EvaluationPoint
+from cl_prompts.logging.scores import ScoreHistory, session_line
+from cl_prompts.metrics.records import MultiLabelPoint, Point
 
 
-class TerminalProgress(SupervisedPlugin):
-    """Shows samples/s, running accuracy, losses, anytime accuracy and time left, under any Avalanche strategy.
+class TerminalProgress(ObserverPlugin):
+    """Shows samples/s, running and anytime scores, losses and time left, under any Avalanche strategy.
 
     Reads from the device only when something is shown: about twice a second on a bar; in plain lines at most one every
-    two seconds, and then only after a tenth of the stream or a minute. Give `on_evaluation` to
+    two seconds, and then only after a tenth of the stream or a minute. A session end gets a line of its own where
+    images have several labels, and where nothing is evaluated between session ends. Give `on_evaluation` to
     `AnytimeEvaluation.subscribe`. Use as a context manager, or call `close`, to keep the terminal tidy after an error.
 
     Args:
@@ -41,10 +41,10 @@ class TerminalProgress(SupervisedPlugin):
         *,
         console: Console | None = None,
         mode: str = "auto",
-        previous: Iterable[EvaluationPoint] = (),
+        previous: Iterable[Point] = (),
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        super().__init__()
+        super().__init__(clock)
         if mode not in ("auto", *VIEWS):
             raise UserError(f"progress={mode!r}: must be one of auto, {', '.join(VIEWS)}")
         console = console or Console(stderr=True, force_terminal=True if mode == "bar" else None)
@@ -53,15 +53,13 @@ class TerminalProgress(SupervisedPlugin):
         self.total_samples = total_samples
         self._view = VIEWS[mode](console, total_samples)
         self._clock = clock
-        self._observer = StrategyObserver(clock)
         self._start: float | None = None
         self._start_samples = 0
         self._speed: float | None = None
-        self._anytime: float | None = None
-        self._periodic: list[float] = []
+        self._scores = ScoreHistory()
         self._complete = False
         for point in previous:
-            self._take(point)
+            self._scores.take(point)
 
     def __enter__(self) -> TerminalProgress:
         return self
@@ -73,33 +71,23 @@ class TerminalProgress(SupervisedPlugin):
         """Stop drawing; harmless if nothing is drawn."""
         self._view.stop()
 
-    def on_evaluation(self, strategy: Any, point: EvaluationPoint) -> None:
-        """Take up a new anytime accuracy; the time of the evaluation does not count as training."""
-        self._observer.pause()
-        self._take(point)
+    def on_evaluation(self, strategy: Any, point: Point) -> None:
+        """Take up a new score; the time of the evaluation does not count as training."""
+        super().on_evaluation(strategy, point)
+        self._scores.take(point)
+        if point.kind == "session" and (isinstance(point, MultiLabelPoint) or not self._scores.periodic):
+            self._view.note(session_line(point))
 
     def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Start the clock."""
-        self._observer.before_training_epoch(strategy)
+        super().before_training_epoch(strategy)
         if self._start is None:
             self._start = self._clock()
             self._start_samples = self._observer.samples_seen
 
-    def before_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        """Count the stream rows of the batch."""
-        self._observer.before_training_iteration(strategy)
-
-    def after_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        """Training time goes on."""
-        self._observer.tick()
-
-    def after_update(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        """Training time goes on."""
-        self._observer.tick()
-
     def after_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Show this moment if it is time to."""
-        self._observer.after_training_iteration(strategy)
+        super().after_training_iteration(strategy)
         now = self._clock()
         if self._view.wants(self._observer.samples_seen, now):
             self._view.show(self._state(strategy, now), now)
@@ -128,15 +116,7 @@ class TerminalProgress(SupervisedPlugin):
             speed=self._speed,
             left=left,
             elapsed=elapsed,
-            running_accuracy=self._observer.running_accuracy(strategy),
+            running=self._observer.running_score(strategy),
             losses=self._observer.losses(strategy),
-            anytime=self._anytime,
-            a_auc=None if self._anytime is None else a_auc(self._periodic, self._anytime),
+            evaluated=self._scores.words(),
         )
-
-    def _take(self, point: EvaluationPoint) -> None:
-        if point.kind == "session":
-            return
-        self._anytime = point.accuracy
-        if point.kind == "periodic":
-            self._periodic.append(point.accuracy)

@@ -31,7 +31,7 @@ class Watcher(SupervisedPlugin):
         self.seen.append(self.observer.samples_seen)
         self.losses.append((self.observer.losses(strategy), strategy.loss.item()))
         correct = (strategy.mb_output.argmax(1) == strategy.mb_y).float().mean().item()
-        self.accuracies.append((self.observer.running_accuracy(strategy), correct))
+        self.accuracies.append((self.observer.running_score(strategy).value, correct))
 
 
 def test_importing_the_room_loads_nothing_heavy():
@@ -65,7 +65,7 @@ def test_our_strategies_are_read_by_their_own_names(stub):
     strategy = stub(usage=torch.tensor([3.0, 1.0]))
     observer = StrategyObserver()
     assert observer.losses(strategy) == {"cross_entropy": 1.5, "prompt": 0.5, "total": 2.0}
-    assert observer.running_accuracy(strategy) == 0.75
+    assert observer.running_score(strategy) == ("running_accuracy", 0.75)
     assert observer.prompt_usage(strategy) == [3.0, 1.0]
     assert observer.learning_rates(strategy) == [0.25]
     strategy.optimizer, strategy.last_losses = None, {}

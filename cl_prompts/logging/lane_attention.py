@@ -1,0 +1,117 @@
+"""What the selectors of a model's lanes look at, read from the model and written as a picture at session ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from cl_prompts.logging.attention_pictures import attention_picture
+from cl_prompts.logging.axis_marks import names_of
+from cl_prompts.logging.event_file import EventFile
+from cl_prompts.logging.pictured_images import PicturedImages
+
+if TYPE_CHECKING:
+    from scenarios.multi_label_plan import MultiLabelPlan
+    from scenarios.plan import StreamPlan
+
+
+class PatchAttention(NamedTuple):
+    """Attention of lanes over patches.
+
+    Attributes:
+        values: float32 `(n, lanes, patches)`, the mean over the selectors of a lane, with the sum 1 over the patches.
+        grid: rows and columns of patches.
+        prefix_tokens: tokens in front of the patches, which were left out.
+        prefix_share: mean attention that they had, a fraction.
+    """
+
+    values: npt.NDArray[np.float32]
+    grid: tuple[int, int]
+    prefix_tokens: int
+    prefix_share: float
+
+
+def patch_attention(model: nn.Module, pictured: PicturedImages) -> PatchAttention | None:
+    """Ask a model where its lanes look, leaving no trace in it; None for a model without lanes or selectors.
+
+    Args:
+        model: one with `selector_attention(images)` -> `(n, lanes, selectors, tokens)` and a `backbone`.
+        pictured: the images.
+    """
+    read = getattr(model, "selector_attention", None)
+    if read is None:
+        return None
+    device = next(model.parameters()).device
+    with _evaluating(model), torch.no_grad():
+        attention = read(pictured.inputs.to(device))
+    if attention is None or 0 in attention.shape:
+        return None
+    backbone: Any = model.backbone
+    prefix = int(backbone.num_prefix_tokens)
+    rows, columns = backbone.model.patch_embed.grid_size
+    patches = attention.float().mean(dim=2)[..., prefix:]
+    kept = patches.sum(dim=-1, keepdim=True)
+    values = (patches / kept.clamp(min=torch.finfo(kept.dtype).tiny)).cpu().numpy()
+    return PatchAttention(values, (int(rows), int(columns)), prefix, 1 - float(kept.mean()))
+
+
+def lane_names(lanes: int, tasks: Sequence[Sequence[int]] | None, class_names: Sequence[str] | None) -> list[str]:
+    """Numbers of lanes, each with the classes of its task on a second line where the stream has tasks."""
+    names = [f"lane {lane}" for lane in range(lanes)]
+    for lane, task in enumerate((tasks or ())[:lanes]):
+        names[lane] += "\n" + ", ".join(names_of(class_names, np.array(task, np.int64))[0])
+    return names
+
+
+class LaneAttentionEvents:
+    """Writes `lane_attention`.
+
+    Args:
+        file: where to.
+        pictured: the images.
+        plan: the stream, whose tasks name the lanes; None for numbers.
+    """
+
+    def __init__(
+        self, file: EventFile, pictured: PicturedImages, plan: StreamPlan | MultiLabelPlan | None = None
+    ) -> None:
+        self._file = file
+        self._pictured = pictured
+        self._tasks = getattr(plan, "tasks", None)
+        self._class_names = None if plan is None else plan.class_names
+
+    def write(self, model: nn.Module, seen: int) -> None:
+        """Write the picture of a model as it is now; nothing for a model without lanes."""
+        attention = patch_attention(model, self._pictured)
+        if attention is None:
+            return
+        lanes = attention.values.shape[1]
+        tokens = f"{attention.prefix_tokens} prefix token{'s' if attention.prefix_tokens != 1 else ''}"
+        note = f"{tokens} with {100 * attention.prefix_share:.1f} % of it left out" if attention.prefix_tokens else ""
+        picture = attention_picture(
+            self._pictured.images,
+            attention.values,
+            attention.grid,
+            lane_names(lanes, self._tasks, self._class_names),
+            self._pictured.captions,
+            note=note,
+        )
+        self._file.picture("lane_attention", picture, seen)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards every module is in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

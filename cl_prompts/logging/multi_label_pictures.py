@@ -1,0 +1,58 @@
+"""Pictures of evaluations with several labels an image, as pure functions: arrays in, a Matplotlib figure out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from cl_prompts.logging.axis_marks import DPI, WRITTEN_CELLS, are_long, class_ticks, names_of, width, write_cells
+from cl_prompts.logging.console import percent
+from cl_prompts.metrics.ranking import mean_average_precision
+
+
+def class_precision_picture(
+    average_precision: npt.NDArray[np.float64],
+    exposed: npt.NDArray[np.bool_],
+    class_names: Sequence[str] | None = None,
+    sessions: Sequence[int | None] | None = None,
+) -> Figure:
+    """Average precision of every class after every session: a column keeps its colour downwards where nothing is lost.
+
+    Columns are the classes in the order in which they were exposed; rows are the sessions. White is a class that was
+    not exposed yet, a dash one without a positive test image. Numbers in percent.
+
+    Args:
+        average_precision: float `(sessions, C)`; NaN where it is not defined.
+        exposed: bool `(sessions, C)`, classes seen by the end of each session.
+        class_names: names of all C classes; numbers if None.
+        sessions: number of each row; 0, 1, ... if None.
+    """
+    ever = np.flatnonzero(exposed.any(axis=0))
+    order = ever[np.lexsort((ever, exposed[:, ever].argmax(axis=0)))]
+    values = np.where(exposed, average_precision, np.nan)[:, order]
+    rows, columns = values.shape
+    names, families = names_of(class_names, order)
+    figure = Figure(
+        figsize=(width(columns), 1.9 + 0.36 * rows + (0.9 if are_long(names) else 0)), dpi=DPI, layout="constrained"
+    )
+    axes = figure.add_subplot()
+    image = axes.imshow(np.ma.masked_invalid(values), cmap="viridis_r", vmin=0, vmax=1, aspect="auto")
+    if columns <= WRITTEN_CELLS:
+        percents = np.rint(100 * np.nan_to_num(values)).astype(np.int64)
+        write_cells(axes, percents, values > 0.5, skip=np.isnan(values))
+    for row, column in np.argwhere(exposed[:, order] & np.isnan(values)):
+        axes.text(column, row, "-", ha="center", va="center", fontsize="small")
+    means = [percent(mean_average_precision(row)) for row in values]
+    numbers = range(rows) if sessions is None else sessions
+    labels = [f"session {number}  (mAP {mean})" for number, mean in zip(numbers, means, strict=True)]
+    axes.set_yticks(range(rows), labels)
+    class_ticks(axes.xaxis, names, families)
+    axes.set_xlabel("class, in the order of exposure")
+    axes.set_title(f"average precision of {columns} classes", fontsize="medium")
+    bar = figure.colorbar(image, ax=axes, label="average precision", fraction=0.05, pad=0.02)
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    return figure
