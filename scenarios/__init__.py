@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from scenarios.benchmark import PlannedBenchmark, benchmark_from_plan, si_blurry_benchmark
     from scenarios.datasets import ImageDataset, dataset_names, load_dataset
     from scenarios.errors import DataError, PlanError, UserError
+    from scenarios.ml_si_blurry import MLSiBlurrySettings, ml_si_blurry_plan
+    from scenarios.mlcil import MLCILSettings, evaluation_images, mlcil_plan
+    from scenarios.multi_label_benchmark import ml_si_blurry_benchmark, mlcil_benchmark
+    from scenarios.multi_label_plan import MultiLabelPlan
+    from scenarios.multi_label_settings import MultiLabelEvaluationSettings
     from scenarios.plan import StreamPlan, StreamPlanWarning
+    from scenarios.plans import Plan, load_plan
     from scenarios.settings import Settings
     from scenarios.si_blurry import SiBlurrySettings, si_blurry_plan
     from scenarios.transforms import EvalTransform, TrainTransform
@@ -21,6 +27,11 @@ _HOMES = {
     "DataError": "errors",
     "EvalTransform": "transforms",
     "ImageDataset": "datasets",
+    "MLCILSettings": "mlcil",
+    "MLSiBlurrySettings": "ml_si_blurry",
+    "MultiLabelEvaluationSettings": "multi_label_settings",
+    "MultiLabelPlan": "multi_label_plan",
+    "Plan": "plans",
     "PlanError": "errors",
     "PlannedBenchmark": "benchmark",
     "Settings": "settings",
@@ -31,7 +42,13 @@ _HOMES = {
     "UserError": "errors",
     "benchmark_from_plan": "benchmark",
     "dataset_names": "datasets",
+    "evaluation_images": "mlcil",
     "load_dataset": "datasets",
+    "load_plan": "plans",
+    "ml_si_blurry_benchmark": "multi_label_benchmark",
+    "ml_si_blurry_plan": "ml_si_blurry",
+    "mlcil_benchmark": "multi_label_benchmark",
+    "mlcil_plan": "mlcil",
     "si_blurry_benchmark": "benchmark",
     "si_blurry_plan": "si_blurry",
 }
@@ -40,6 +57,11 @@ __all__ = [
     "DataError",
     "EvalTransform",
     "ImageDataset",
+    "MLCILSettings",
+    "MLSiBlurrySettings",
+    "MultiLabelEvaluationSettings",
+    "MultiLabelPlan",
+    "Plan",
     "PlanError",
     "PlannedBenchmark",
     "Settings",
@@ -50,7 +72,13 @@ __all__ = [
     "UserError",
     "benchmark_from_plan",
     "dataset_names",
+    "evaluation_images",
     "load_dataset",
+    "load_plan",
+    "ml_si_blurry_benchmark",
+    "ml_si_blurry_plan",
+    "mlcil_benchmark",
+    "mlcil_plan",
     "si_blurry_benchmark",
     "si_blurry_plan",
 ]

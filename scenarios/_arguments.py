@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from scenarios.errors import PlanError
 from scenarios.settings import Settings
@@ -58,3 +58,28 @@ def names_of_classes(class_names: Sequence[str] | None, num_classes: int) -> tup
     if len(names) != num_classes:
         raise PlanError(f"class_names has {len(names)} names for {num_classes} classes: give one name a class")
     return names
+
+
+def class_order(order: Any, num_classes: int, allowed: str) -> list[int]:
+    """`order` as a list of all class ids.
+
+    Raises:
+        PlanError: no permutation of `0..num_classes - 1`; `allowed` says what else may be given.
+    """
+    order = plain(order)
+    given = [plain(one) for one in order] if isinstance(order, Sequence) and not isinstance(order, str) else []
+    whole = all(isinstance(one, int) and not isinstance(one, bool) for one in given)
+    if not whole or sorted(given) != list(range(num_classes)):
+        raise PlanError(
+            f"order={order!r}: give {allowed}, or a list of the {num_classes} class ids 0..{num_classes - 1}, each once"
+        )
+    return given
+
+
+def as_tuple(value: Any) -> Any:
+    """A list as the tuple that a frozen settings field holds; everything else as it is, for the field to judge."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+ClassIds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(as_tuple)]
+"""A settings field that takes a list of class ids."""

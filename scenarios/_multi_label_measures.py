@@ -118,7 +118,8 @@ def _blur_lines(plan: MultiLabelPlan) -> list[str]:
         f"blur      anchor {effective['anchor_blur']:.1%} (requested {requested['blurry_sample_pct']} %); visible"
         f" {effective['visible_blur_disjoint']:.1%} disjoint, {effective['visible_blur_blurry']:.1%} blurry",
         f"presence  {effective['presence_blur_disjoint']:.1%} disjoint, {effective['presence_blur_blurry']:.1%} blurry"
-        " of the labels are served away from home; large without any moved image: labels of one image occur together",
+        " of the labels are served away from home",
+        "          (large even where no image is moved: labels occur together, which blurs by itself)",
     ]
 
 

@@ -1,65 +1,29 @@
-"""A `StreamPlan` and two data sets become an Avalanche benchmark, in the exact order of the plan.
+"""A plan and two data sets become an Avalanche benchmark, in the exact order of the plan.
 
 Two views of one plan. `sessions`: one training experience a session. `merged`: one training experience that holds the
-whole order, for learners that must not see where a session ends; nothing reachable from that experience tells.
+whole order, for learners that must not see where a session ends; nothing reachable from that experience tells, except
+that labels which are visible in one session only are hidden in the next.
 Train with `strategy.train(experience, shuffle=False)`: Avalanche shuffles by default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, cast
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import numpy as np
-import torch
 from avalanche.benchmarks import CLScenario, DatasetExperience, EagerCLStream
 from avalanche.benchmarks.scenarios import ExperienceAttribute
-from avalanche.benchmarks.utils import ConstantSequence, DataAttribute, TaskLabels, TransformGroups
-from avalanche.benchmarks.utils.classification_dataset import (
-    ClassificationDataset,
-    TaskAwareSupervisedClassificationDataset,
-)
 
+from scenarios._image_items import ImageSource, Transform
+from scenarios._presented_data import presented_data
 from scenarios.errors import DataError, PlanError
-from scenarios.plan import StreamPlan, class_ids
+from scenarios.plans import Plan
 from scenarios.si_blurry import si_blurry_plan
 
 __all__ = ["ImageSource", "PlannedBenchmark", "View", "benchmark_from_plan", "si_blurry_benchmark"]
 
 View = Literal["sessions", "merged"]
-Transform = Callable[[torch.Tensor], Any]
-
-
-class ImageSource(Protocol):
-    """What a data set must offer: class ids as `targets (samples,)`, and `(image, target, index)` items.
-
-    Images are uint8 `(height, width, 3)` arrays or PIL images.
-    """
-
-    @property
-    def targets(self) -> Any:
-        """Class ids `(samples,)` in data set order."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> tuple[Any, int, int]: ...
-
-
-class ImageTensors(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
-    """A data set as Avalanche wants it: items are (uint8 tensor `(3, height, width)`, class id)."""
-
-    def __init__(self, source: ImageSource) -> None:
-        self.source = source
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        image, target, _ = self.source[index]
-        pixels = np.asarray(image)
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise DataError(f"image {index} is {pixels.dtype} {pixels.shape}: images must be uint8 (height, width, 3)")
-        return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C")), int(target)
 
 
 class PlannedBenchmark(CLScenario):
@@ -73,7 +37,7 @@ class PlannedBenchmark(CLScenario):
     """
 
     def __init__(
-        self, streams: Sequence[EagerCLStream], plan: StreamPlan, view: View, sessions: tuple[int, ...] | None
+        self, streams: Sequence[EagerCLStream], plan: Plan, view: View, sessions: tuple[int, ...] | None
     ) -> None:
         super().__init__(streams)
         self.plan = plan
@@ -154,7 +118,7 @@ def si_blurry_benchmark(
 
 
 def benchmark_from_plan(
-    plan: StreamPlan,
+    plan: Plan,
     train: ImageSource,
     test: ImageSource,
     *,
@@ -165,85 +129,58 @@ def benchmark_from_plan(
 ) -> PlannedBenchmark:
     """Make the Avalanche benchmark of a plan: `train_stream` in the order of the plan, `test_stream` of one experience.
 
-    Items are `(x, y)`, or `(x, y, task label)` if there is one; y is the class id of the data set; x is a uint8 tensor
-    `(3, height, width)`, or what the transform makes of it. The data attribute `sample_ids` of every experience's data
-    set holds the data set indices in stream order.
+    Items are `(x, y)`, or `(x, y, task label)` if there is one; x is a uint8 tensor `(3, height, width)`, or what the
+    transform makes of it. The data attribute `sample_ids` of every experience's data set holds the data set indices in
+    stream order. With one label an image, y is the class id of the data set. With several, y is float32 `(classes,)`:
+    1 has the label, 0 has not, nan hidden; `dataset.label_rows` holds the same rows, `label_rows.array` all of them,
+    and there is no `dataset.targets`. Test items show all labels that are known.
 
     In view `sessions` every training experience has `session` (its number in the plan: empty sessions have no
     experience), the four class sets of Avalanche's timeline as sets of ints, and `remaining_counts`, int64
     `(classes,)`: the samples of every class that come after it. `future_classes` are, as in Avalanche, classes not seen
-    yet; a blurry class that returns later is not among them, but has a remaining count. In view `merged` there is none
-    of this.
+    yet; a blurry class that returns later is not among them, but has a remaining count. With several labels an image,
+    the classes of an experience are the columns that it shows, and what is counted are visible positives. In view
+    `merged` there is none of this.
 
     Args:
         plan: which sample comes when.
         train: the data set the plan was made for.
-        test: test data set with class ids of the same classes.
-        view: `sessions` or `merged`.
+        test: test data set with labels of the same classes.
+        view: `sessions` or `merged`; a stream of tasks has `sessions` only.
         task_label: one task label for all samples, or None for none. Several are impossible: Avalanche would regroup
             and oversample the stream.
         train_transform: module-level callable (worker processes pickle it) applied to every training image.
         eval_transform: the same for test images, and for training images in Avalanche's eval transform group.
 
     Raises:
-        PlanError: the plan is empty or was made for other targets; unknown view; unusable task label.
+        PlanError: the plan is empty or was made for other targets; unknown or unfit view; unusable task label.
         DataError: the test set is empty or has classes the plan does not know.
     """
     if view not in ("sessions", "merged"):
         raise PlanError(f"view={view!r}: choose sessions or merged")
     if task_label is not None and (isinstance(task_label, bool) or not isinstance(task_label, int) or task_label < 0):
         raise PlanError(f"task_label={task_label!r}: give one whole number from 0 for the whole stream, or None")
-    plan.check_targets(train.targets)
-    if len(train) != plan.num_samples:
-        raise DataError(f"the training set has {len(train)} samples but {plan.num_samples} targets")
     if len(plan.order) == 0:
         raise PlanError(f"plan {plan.sha256[:12]} holds no sample: choose fewer sessions than classes, or mode=exact")
-    _check_test(plan, test)
-
-    transforms = {"train": train_transform, "eval": eval_transform}
-    train_data = _avalanche_dataset(train, plan.targets.tolist(), task_label, transforms)
-    test_data = _avalanche_dataset(test, class_ids(test.targets).tolist(), task_label, transforms).eval()
+    if len(test) == 0:
+        raise DataError("the test set is empty: an evaluation needs at least one sample")
+    if view == "merged" and plan.tasks is not None:
+        raise PlanError(
+            "view='merged': a stream of tasks presents an image once for each task, and every task shows other labels;"
+            " use view='sessions'"
+        )
+    data = presented_data(plan, train, test, task_label, {"train": train_transform, "eval": eval_transform})
 
     sessions = tuple(index for index, session in enumerate(plan.sessions) if len(session))
-    parts = [plan.sessions[index] for index in sessions] if view == "sessions" else [plan.order]
-    experiences = [_experience(train_data.subset(part.tolist()), task_label) for part in parts]
+    parts = [(index,) for index in sessions] if view == "sessions" else [sessions]
+    experiences = [_experience(data.part(part), task_label) for part in parts]
     if view == "sessions":
         _add_timeline(experiences, sessions, plan)
     streams = [
         EagerCLStream("train", experiences),
-        EagerCLStream("test", [_experience(test_data, task_label)]),
+        EagerCLStream("test", [_experience(data.test.eval(), task_label)]),
     ]
     return PlannedBenchmark(streams, plan, view, sessions if view == "sessions" else None)
-
-
-def _check_test(plan: StreamPlan, test: ImageSource) -> None:
-    if len(test) == 0:
-        raise DataError("the test set is empty: an evaluation needs at least one sample")
-    try:
-        labels = class_ids(test.targets)
-    except PlanError as error:
-        raise DataError(f"the test set cannot be used: {error}") from error
-    if len(labels) != len(test):
-        raise DataError(f"the test set has {len(test)} samples but {len(labels)} targets")
-    outside = np.flatnonzero((labels < 0) | (labels >= plan.num_classes))
-    if outside.size:
-        raise DataError(
-            f"test sample {outside[0]} has class id {labels[outside[0]]}, outside the plan's 0..{plan.num_classes - 1}:"
-            " use the classes of the training set, or make the plan with a larger num_classes"
-        )
-
-
-def _avalanche_dataset(
-    source: ImageSource, labels: list[int], task_label: int | None, transforms: dict[str, Transform | None]
-) -> ClassificationDataset | TaskAwareSupervisedClassificationDataset:
-    attributes = [DataAttribute(labels, "targets"), DataAttribute(range(len(labels)), "sample_ids")]
-    images = [ImageTensors(source)]
-    # Without a transform, no group at all: items then skip one layer of Avalanche's indexing.
-    groups = None if set(transforms.values()) == {None} else TransformGroups(transforms)
-    if task_label is None:
-        return ClassificationDataset(images, data_attributes=attributes, transform_groups=groups)
-    attributes.append(TaskLabels(ConstantSequence(task_label, len(labels))))
-    return TaskAwareSupervisedClassificationDataset(images, data_attributes=attributes, transform_groups=groups)
 
 
 def _experience(dataset: Any, task_label: int | None) -> DatasetExperience:
@@ -254,24 +191,26 @@ def _experience(dataset: Any, task_label: int | None) -> DatasetExperience:
     return experience
 
 
-def _add_timeline(experiences: Sequence[DatasetExperience], sessions: Sequence[int], plan: StreamPlan) -> None:
-    seen_after = np.cumsum(plan.counts, axis=0)
+def _add_timeline(experiences: Sequence[DatasetExperience], sessions: Sequence[int], plan: Plan) -> None:
+    columns, counted = plan.session_columns, np.cumsum(plan.counts, axis=0)
     for experience, session in zip(experiences, sessions, strict=True):
-        here, seen = plan.counts[session], seen_after[session]
-        remaining = seen_after[-1] - seen
+        before = columns[:session].any(axis=0)
+        seen = before | columns[session]
+        later = columns[session + 1 :].any(axis=0)
+        remaining = counted[-1] - counted[session]
         remaining.setflags(write=False)
         values: dict[str, Any] = {
             # Like Avalanche's own experience number, the session is masked on `.train()` and `.eval()` copies.
             "session": ExperienceAttribute(session),
-            "classes_in_this_experience": _class_set(here > 0),
-            "previous_classes": _class_set(seen - here > 0),
-            "classes_seen_so_far": _class_set(seen > 0),
-            "future_classes": _class_set((seen == 0) & (remaining > 0)),
+            "classes_in_this_experience": _class_set(columns[session]),
+            "previous_classes": _class_set(before),
+            "classes_seen_so_far": _class_set(seen),
+            "future_classes": _class_set(later & ~seen),
             "remaining_counts": remaining,
         }
         for name, value in values.items():
             setattr(experience, name, value)
 
 
-def _class_set(mask: np.ndarray[Any, Any]) -> set[int]:
+def _class_set(mask: Any) -> set[int]:
     return set(np.flatnonzero(mask).tolist())

@@ -12,13 +12,13 @@ import random
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from scenarios._arguments import LARGEST_SEED, checked, names_of_classes, plain, whole_number
+from scenarios._arguments import LARGEST_SEED, ClassIds, checked, class_order, names_of_classes, plain, whole_number
 from scenarios._label_matrix import label_matrix
 from scenarios._plan_measures import DISJOINT
 from scenarios.errors import PlanError
@@ -32,21 +32,12 @@ GENERATOR_VERSION = "1"
 """Rises whenever the same arguments give another stream."""
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-ClassOrder = (
-    Literal["alphabetical", "random"] | Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_tuple)]
-)
-
-
 class MLCILSettings(MultiLabelEvaluationSettings):
     """What shapes a multi-label class-incremental stream, beside the labels and the seed."""
 
     base: int = Field(0, ge=0, description="classes of the first task; 0: as many as every other task")
     increment: int = Field(2, ge=1, description="classes of every later task")
-    order: ClassOrder = Field(
+    order: Literal["alphabetical", "random"] | ClassIds = Field(
         "alphabetical",
         description="classes by name (published), random (Python's random.shuffle with the seed of the plan, as"
         " released), or a list of all class ids",
@@ -88,19 +79,13 @@ def multi_label_plan(
 
 
 def _ordered_classes(num_classes: int, order: Any, names: tuple[str, ...] | None) -> list[int]:
-    order, classes = plain(order), list(range(num_classes))
-    if order == "alphabetical":
+    classes = list(range(num_classes))
+    if isinstance(order, str) and order == "alphabetical":
         return classes if names is None else sorted(classes, key=names.__getitem__)
-    if isinstance(order, Sequence) and len(order) == 2 and order[0] == "random":
+    if isinstance(order, tuple) and len(order) == 2 and order[0] == "random":
         random.Random(whole_number("order: seed", order[1], 0, LARGEST_SEED)).shuffle(classes)
         return classes
-    given = [plain(one) for one in order] if isinstance(order, Sequence) and not isinstance(order, str) else []
-    if any(isinstance(one, bool) or not isinstance(one, int) for one in given) or sorted(given) != classes:
-        raise PlanError(
-            f'order={order!r}: give "alphabetical", ("random", seed) or a list of the {num_classes} class ids'
-            f" 0..{num_classes - 1}, each once"
-        )
-    return given
+    return class_order(order, num_classes, '"alphabetical", ("random", seed)')
 
 
 def task_indices(labels: Any, classes: Sequence[int], *, task: int | None = None) -> npt.NDArray[np.int64]:

@@ -146,13 +146,16 @@ class MultiLabelPlan(HashedPlan):
         )
 
     @cached_property
+    def session_columns(self) -> BoolMatrix:
+        """Columns that a session shows at least once, bool `(sessions, classes)`, also those without a positive."""
+        block_ends = np.cumsum(self.block_sizes)
+        ends = np.searchsorted(block_ends, self.session_ends, side="right").tolist()
+        return np.array([self.block_columns[a:b].any(axis=0) for a, b in pairwise([0, *ends])], dtype=np.bool_)
+
+    @cached_property
     def seen_after(self) -> BoolMatrix:
         """Columns that were visible at least once by the end of every session, bool `(sessions, classes)`."""
-        ends = np.searchsorted(np.cumsum(self.block_sizes), self.session_ends, side="right")
-        seen = np.zeros((len(self.sessions), self.num_classes), dtype=np.bool_)
-        for session, end in enumerate(ends.tolist()):
-            seen[session] = self.block_columns[:end].any(axis=0)
-        return seen
+        return np.logical_or.accumulate(self.session_columns)
 
     @cached_property
     def class_kind(self) -> npt.NDArray[np.int8]:

@@ -168,6 +168,15 @@ class StreamPlan(HashedPlan):
         """Samples of every class in every session, int64 `(sessions, classes)`."""
         return _plan_measures.class_counts(self)
 
+    @property
+    def session_columns(self) -> npt.NDArray[np.bool_]:
+        """Classes that a session shows, bool `(sessions, classes)`."""
+        return np.asarray(self.counts > 0)
+
+    @property
+    def tasks(self) -> None:
+        """None: a stream without task boundaries of its own."""
+
     @cached_property
     def first_seen(self) -> IntegerArray:
         """Stream position of the first sample of every class, int64 `(classes,)`; `num_samples` if there is none."""

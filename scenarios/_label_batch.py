@@ -1,0 +1,75 @@
+"""Batches of label rows that refuse to be read as class ids.
+
+Avalanche's accuracy, forgetting and confusion metrics take the largest entry of a two-dimensional target for its class
+id. Of several labels an image that makes a number without meaning, and without an error. A batch of label rows is
+therefore a tensor that refuses exactly this step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import default_collate
+
+from scenarios.errors import DataError
+
+_TO_CLASS_IDS = frozenset({torch.argmax, torch.Tensor.argmax, torch.topk, torch.Tensor.topk})
+_LARGEST = frozenset({torch.max, torch.Tensor.max})  # to class ids only along a dimension
+_STILL_LABELS = frozenset(
+    {
+        torch.Tensor.to,
+        torch.Tensor.cpu,
+        torch.Tensor.cuda,
+        torch.Tensor.pin_memory,
+        torch.Tensor.clone,
+        torch.clone,
+        torch.Tensor.detach,
+        torch.Tensor.contiguous,
+        torch.Tensor.__getitem__,
+        torch.cat,
+        torch.stack,
+    }
+)
+
+
+class LabelBatch(torch.Tensor):
+    """Label rows, float32 `(batch, classes)`: an ordinary tensor, except that their largest entry is no class id.
+
+    Moved, copied, joined and indexed batches stay what they are; what is computed from them is an ordinary tensor.
+    """
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run `func` unless it would turn rows of labels into class ids.
+
+        Raises:
+            DataError: `func` takes the largest entry of every row.
+        """
+        kwargs = dict(kwargs or {})
+        along_rows = len(args) > 1 or "dim" in kwargs or "axis" in kwargs
+        of_labels = bool(args) and isinstance(args[0], cls) and args[0].ndim > 1
+        if of_labels and (func in _TO_CLASS_IDS or (func in _LARGEST and along_rows)):
+            raise DataError(
+                f"a batch has label rows {tuple(args[0].shape)}, several labels an image: the largest entry of a row is"
+                " no class id, so an accuracy, forgetting or confusion metric would be meaningless; use mean average"
+                " precision (mAP), CF1 or OF1"
+            )
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **kwargs)
+        if func in _STILL_LABELS and isinstance(result, torch.Tensor) and not isinstance(result, cls):
+            return result.as_subclass(cls)
+        return result
+
+
+def collate_labels(items: list[Any]) -> list[Any]:
+    """A batch of `(x, y)` or `(x, y, task label)` items, with the label rows y as a `LabelBatch`."""
+    images, labels, *rest = default_collate(items)
+    return [images, labels.as_subclass(LabelBatch), *rest]
