@@ -161,11 +161,18 @@ def decode_all(
 
 
 class FilePixels:
-    """Pixels decoded anew at each access, for sets that do not fit into memory."""
+    """Pixels decoded anew at each access, for sets that do not fit into memory.
 
-    def __init__(self, paths: Sequence[Path], decoder: Decoder) -> None:
+    Args:
+        paths: the files.
+        decoder: how.
+        checked: whether every file was decoded once before.
+    """
+
+    def __init__(self, paths: Sequence[Path], decoder: Decoder, *, checked: bool = True) -> None:
         self._paths = tuple(paths)
         self._decoder = decoder
+        self._checked = checked
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -176,13 +183,14 @@ class FilePixels:
         """Images uint8 `(len(indices), 3, size, size)`.
 
         Raises:
-            DataError: a file changed since it was checked.
+            DataError: a file cannot be read, or no longer.
         """
         paths = [self._paths[int(index)] for index in indices]
         out = np.empty((len(paths), *self.shape[1:]), dtype=np.uint8)
         _, failures = decode_all(paths, self._decoder, out=out)
+        advice = "it was readable when the run started, restore it" if self._checked else "restore it"
         for position, reason in failures.items():
-            raise DataError(f"{paths[position]}: {reason}; it was readable when the run started, restore it")
+            raise DataError(f"{paths[position]}: {reason}; {advice}")
         return out
 
 

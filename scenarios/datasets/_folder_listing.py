@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import os
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from scenarios.datasets._file_tables import PARTS, composed, read_table
 from scenarios.errors import DataError
-
-PARTS = ("train", "test")
 
 _EXPECTED = "expected <root>/train/<class>/* and <root>/test/<class>/*, or <root>/<class>/*"
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX"}
-_COLUMNS = ({"path", "label"}, {"path", "label", "split"})
 
 
 @dataclass(frozen=True)
@@ -28,7 +24,7 @@ class Listing:
     Attributes:
         root: folder that the paths are relative to.
         paths: relative, `/` between folders.
-        targets: class ids int64 `(files,)`.
+        targets: class ids int64 `(files,)`, or multi-hot uint8 `(files, classes)` where files have several labels.
         class_names: sorted; whole numbers by value (2 before 10), everything else by character.
         is_test: bool `(files,)`, or None where the data bring no split.
         notes: what was left aside, one sentence each.
@@ -42,8 +38,13 @@ class Listing:
     notes: tuple[str, ...] = ()
 
 
-def list_images(root: str | None, file_list: str | None) -> Listing:
-    """List the images of `dataset.root`, or those that the CSV file `dataset.file_list` names.
+def list_images(root: str | None, file_list: str | None, *, several: bool = False) -> Listing:
+    """List the images of `dataset.root`, or those that the file `dataset.file_list` names.
+
+    Args:
+        root: folder of class folders, or folder that the file list's paths are relative to.
+        file_list: CSV or JSON lines, see `_file_tables`.
+        several: whether an image may have no label or more than one, which only a file list can say.
 
     Raises:
         DataError: nothing given, missing, not readable, or laid out so that a class cannot be told.
@@ -53,13 +54,24 @@ def list_images(root: str | None, file_list: str | None) -> Listing:
             "dataset.root is not set; give the folder of your images (dataset.root=/path/to/images) "
             "or a list of them (dataset.file_list=/path/to/list.csv)"
         )
+    if several and file_list is None:
+        raise DataError(
+            "dataset.labels=several needs a list that names the labels of each image; give one "
+            "(dataset.file_list=/path/to/list.csv or list.jsonl), or set dataset.labels=one for class folders"
+        )
     folder = None if root is None else Path(root).expanduser()
     if folder is not None and not folder.is_dir():
         state = "is a file, not a folder" if folder.exists() else "does not exist"
         raise DataError(f"dataset.root={root} {state}; {_EXPECTED}")
     if file_list is not None:
         table = Path(file_list).expanduser()
-        return _list_table(table, table.parent if folder is None else folder)
+        rows = read_table(table, several=several)
+        return _listing(
+            table.parent if folder is None else folder,
+            [(row.path, row.labels, row.split == "test") for row in rows],
+            has_split=rows[0].split is not None,
+            several=several,
+        )
     assert folder is not None
     return _list_folder(folder)
 
@@ -71,7 +83,7 @@ def _list_folder(root: Path) -> Listing:
         ignored = sorted(set(folders) - set(PARTS))
         notes = [f"folders beside train and test were not read: {', '.join(ignored)}"] if ignored else []
         rows = [
-            (f"{part}/{path}", label, part == "test")
+            (f"{part}/{path}", (label,), part == "test")
             for part in PARTS
             for label, paths in found[part].items()
             for path in paths
@@ -91,9 +103,8 @@ def _list_folder(root: Path) -> Listing:
     found_classes = _list_classes(root)
     return _listing(
         root,
-        [(path, label, False) for label, paths in found_classes.items() for path in paths],
+        [(path, (label,), False) for label, paths in found_classes.items() for path in paths],
         has_split=False,
-        notes=[],
     )
 
 
@@ -113,58 +124,34 @@ def _list_classes(folder: Path) -> dict[str, list[str]]:
             )
         if not files:
             raise DataError(f"class folder {folder / name} is empty; add images or remove the folder")
-        label = _composed(name)
+        label = composed(name)
         if label in classes:
             raise DataError(f"two folders in {folder} spell the same class {label!r}; rename or merge them")
         classes[label] = [f"{name}/{file}" for file in files]
     return classes
 
 
-def _list_table(table: Path, root: Path) -> Listing:
-    rows: list[tuple[str, str, bool]] = []
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            columns = [column.strip() for column in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            if set(columns) not in _COLUMNS or len(set(columns)) != len(columns):
-                raise DataError(
-                    f"dataset.file_list={table}: the first line must be path,label or path,label,split, "
-                    f"it is {','.join(columns)!r}"
-                )
-            for row in reader:
-                rows.append(_table_row(row, f"{table} line {reader.line_num}", has_split="split" in columns))
-    except FileNotFoundError:
-        raise DataError(f"dataset.file_list={table} does not exist; give a CSV file of path,label[,split]") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"dataset.file_list={table} is not CSV in UTF-8 ({error}); save it as such") from error
-    if not rows:
-        raise DataError(f"dataset.file_list={table} names no file; add lines of path,label")
-    seen: set[str] = set()
-    for path, _, _ in rows:
-        normal = os.path.normpath(path)
-        if normal in seen:
-            raise DataError(f"dataset.file_list={table} names {path!r} twice; an image has one label and one part")
-        seen.add(normal)
-    return _listing(root, rows, has_split="split" in columns, notes=[])
-
-
-def _table_row(row: dict[str | None, str | None], where: str, *, has_split: bool) -> tuple[str, str, bool]:
-    values = {key: (value or "").strip() for key, value in row.items() if key is not None}
-    if None in row or not values["path"] or not values["label"]:
-        raise DataError(f"{where}: needs a path and a label and nothing more; put paths with a comma in double quotes")
-    if has_split and values["split"] not in PARTS:
-        raise DataError(f"{where}: split is {values['split']!r}; allowed are train and test")
-    return values["path"], _composed(values["label"]), values.get("split") == "test"
-
-
-def _listing(root: Path, rows: Sequence[tuple[str, str, bool]], *, has_split: bool, notes: Iterable[str]) -> Listing:
-    class_names = _sorted_classes({label for _, label, _ in rows})
+def _listing(
+    root: Path,
+    rows: Sequence[tuple[str, tuple[str, ...], bool]],
+    *,
+    has_split: bool,
+    several: bool = False,
+    notes: Iterable[str] = (),
+) -> Listing:
+    """A listing of (path, labels, is test) with ids by class name."""
+    class_names = _sorted_classes({label for _, labels, _ in rows for label in labels})
     ids = {name: number for number, name in enumerate(class_names)}
+    if several:
+        targets = np.zeros((len(rows), len(ids)), dtype=np.uint8)
+        for row, (_, labels, _) in zip(targets, rows, strict=True):
+            row[[ids[label] for label in labels]] = 1
+    else:
+        targets = np.array([ids[labels[0]] for _, labels, _ in rows], dtype=np.int64)
     return Listing(
         root=root,
         paths=tuple(path for path, _, _ in rows),
-        targets=np.array([ids[label] for _, label, _ in rows], dtype=np.int64),
+        targets=targets,
         class_names=class_names,
         is_test=np.array([test for _, _, test in rows], dtype=bool) if has_split else None,
         notes=tuple(notes),
@@ -175,11 +162,6 @@ def _sorted_classes(names: set[str]) -> tuple[str, ...]:
     if all(name.isascii() and name.isdigit() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
-
-
-def _composed(name: str) -> str:
-    """One spelling of accented letters: systems disagree on how a file name stores them."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _scan(folder: Path) -> tuple[list[str], list[str]]:
@@ -193,7 +175,7 @@ def _scan(folder: Path) -> tuple[list[str], list[str]]:
                     (folders if entry.is_dir() else files).append(entry.name)
     except OSError as error:
         raise DataError(f"folder {folder} cannot be read ({error.strerror}); check its permissions") from error
-    return sorted(folders, key=_composed), sorted(files, key=_composed)
+    return sorted(folders, key=composed), sorted(files, key=composed)
 
 
 def _holds_folders(folder: Path) -> bool:

@@ -1,7 +1,7 @@
 """`image_folder`: your own images, as train/ and test/ folders, as one folder of class folders, or as a file list.
 
 Every file is opened and decoded once before anything trains, so that a damaged one is found in the first minute and
-not in the last hour.
+not in the last hour. Images of several labels come as a file list: CSV with semicolons between labels, or JSON lines.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from scenarios.datasets._decoding import Decoder, FilePixels, decode_all
 from scenarios.datasets._folder_listing import Listing, list_images
-from scenarios.datasets._selection import describe_subset, stratified_split, training_subset
-from scenarios.datasets.base import ArrayPixels, DatasetSettings, ImageDataset, PixelSource, Progress
+from scenarios.datasets._image_files import ImageFilesSettings, ReadFiles, plan_decoding, read_files, shifted
+from scenarios.datasets._selection import class_counts, describe_subset, stratified_split, training_subset
+from scenarios.datasets.base import ImageDataset, Progress
 from scenarios.errors import DataError
 
 DEFAULT_TEST_PCT = 20
 """Per cent of each class kept for testing where the data bring no split and none is set."""
 
 
-class ImageFolderSettings(DatasetSettings):
+class ImageFolderSettings(ImageFilesSettings):
     """Settings of your own images."""
 
     root: str | None = Field(None, description="folder with train/ and test/, or with class folders; see file_list")
     file_list: str | None = Field(
-        None, description="CSV file with the header path,label or path,label,split; paths relative to root"
+        None,
+        description="CSV file with the header path,label or path,label,split, or .jsonl file; paths relative to root",
+    )
+    labels: Literal["one", "several"] = Field(
+        "one", description="labels an image has; several: file_list has them as cat;dog, or as a list in .jsonl"
     )
     test_pct: int | None = Field(
         None, ge=1, le=99, description="per cent of each class for testing where the data bring no split; null: 20"
     )
     split_seed: int = Field(0, ge=0, description="seed of that split")
-    size: int | None = Field(
-        None, ge=1, le=4096, description="side in pixels to which images are decoded; null: what the backbone wants"
-    )
-    interpolation: Literal["bilinear", "bicubic", "lanczos"] = Field(
-        "bicubic", description="filter that resizes the shorter side; the centre is cut out"
-    )
-    cache_mb: int = Field(
-        2048, ge=0, description="decoded images stay in memory up to so many MB in all, else they are decoded anew"
-    )
     skip_unreadable: bool = Field(False, description="leave out files that cannot be read and report them")
     allow_untested_classes: bool = Field(False, description="accept classes without a test image")
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether `labels` is several."""
+        return self.labels == "several"
 
 
 def check(settings: ImageFolderSettings) -> None:
@@ -55,7 +55,7 @@ def check(settings: ImageFolderSettings) -> None:
     Raises:
         DataError: what is wrong, where, and what to do.
     """
-    _choose(list_images(settings.root, settings.file_list), settings)
+    _choose(list_images(settings.root, settings.file_list, several=settings.multi_label), settings)
 
 
 def load(
@@ -71,15 +71,18 @@ def load(
     Raises:
         DataError: a missing folder, an empty or untested class, an unreadable file.
     """
-    listing = list_images(settings.root, settings.file_list)
+    listing = list_images(settings.root, settings.file_list, several=settings.multi_label)
     selection = _choose(listing, settings)
-    decoder = Decoder(settings.size or image_size, settings.interpolation)
     total = len(selection.train) + len(selection.test)
-    megabytes = total * 3 * decoder.size**2 / 1e6
-    cached = megabytes <= settings.cache_mb
-    train = _read(listing, selection.train, decoder, cached, _shifted(progress, 0, total))
-    test = _read(listing, selection.test, decoder, cached, _shifted(progress, len(selection.train), total))
-    unreadable = [*train.skipped, *test.skipped]
+    decoder, cached, decoding_notes = plan_decoding(settings, image_size, total)
+
+    def read(positions: np.ndarray, before: int) -> _ReadPart:
+        paths = [listing.root / listing.paths[position] for position in positions]
+        files = read_files(paths, decoder, cached=cached, report=shifted(progress, before, total))
+        return _ReadPart(positions[files.kept], files)
+
+    train, test = read(selection.train, 0), read(selection.test, len(selection.train))
+    unreadable = [*train.files.skipped, *test.files.skipped]
     if unreadable and not settings.skip_unreadable:
         count = f"{len(unreadable)} of {total} files" if len(unreadable) > 1 else "a file"
         raise DataError(
@@ -88,14 +91,9 @@ def load(
         )
     if unreadable:
         _check_classes(listing, train.positions, test.positions, settings, kind="readable ")
-    notes = [*listing.notes, *selection.notes]
-    if not cached:
-        notes.append(
-            f"decoded images need {megabytes:,.0f} MB, more than dataset.cache_mb={settings.cache_mb}: "
-            "they are decoded anew at each use"
-        )
-    known = set(train.digests)
-    shared = sum(digest in known for digest in test.digests)
+    notes = [*listing.notes, *selection.notes, *decoding_notes]
+    known = set(train.files.digests)
+    shared = sum(digest in known for digest in test.files.digests)
     if shared:
         notes.append(f"{shared} test images are byte for byte training images, too")
     identity: dict[str, str | int] = {
@@ -129,7 +127,8 @@ def _choose(listing: Listing, settings: ImageFolderSettings) -> _Selection:
             listing.targets, listing.class_names, test_pct=test_pct, seed=settings.split_seed
         )
         split = f"test_pct={test_pct}, seed {settings.split_seed}"
-        notes = [f"no split in the data: {test_pct} % of each class drawn for testing (seed {settings.split_seed})"]
+        share = f"{'about ' if settings.multi_label else ''}{test_pct} %"
+        notes = [f"no split in the data: {share} of each class drawn for testing (seed {settings.split_seed})"]
     else:
         if settings.test_pct is not None:
             raise DataError(
@@ -148,7 +147,7 @@ def _check_classes(
     """Every class needs a training image and, unless allowed otherwise, a test image."""
     names = np.array(listing.class_names, dtype=object)
     for word, positions in (("training", train), ("test", test)):
-        counts = np.bincount(listing.targets[positions], minlength=len(names))
+        counts = class_counts(listing.targets[positions], len(names))
         lacking = names[counts == 0]
         if len(lacking) == 0 or (word == "test" and settings.allow_untested_classes and len(positions)):
             continue
@@ -162,52 +161,32 @@ def _check_classes(
 
 @dataclass(frozen=True)
 class _ReadPart:
-    """What came of reading one part: positions in the listing, sha256 and pixels of its readable files."""
+    """What came of reading one part: positions in the listing of its readable files, and these."""
 
     positions: np.ndarray
-    digests: list[str]
-    pixels: PixelSource
-    skipped: list[str]
-
-
-def _read(
-    listing: Listing, positions: np.ndarray, decoder: Decoder, cached: bool, report: Progress | None
-) -> _ReadPart:
-    paths = [listing.root / listing.paths[position] for position in positions]
-    out = np.empty((len(paths), 3, decoder.size, decoder.size), dtype=np.uint8) if cached else None
-    digests, failures = decode_all(paths, decoder, out=out, report=report)
-    kept = np.array([number for number in range(len(paths)) if number not in failures], dtype=np.int64)
-    pixels: PixelSource
-    if out is None:
-        pixels = FilePixels([paths[number] for number in kept], decoder)
-    else:
-        pixels = ArrayPixels(out[kept] if failures else out)
-    skipped = [f"{paths[number]}: {reason}" for number, reason in failures.items()]
-    return _ReadPart(positions[kept], [digests[number] for number in kept], pixels, skipped)
+    files: ReadFiles
 
 
 def _dataset(listing: Listing, part: _ReadPart, identity: dict[str, str | int], notes: Sequence[str]) -> ImageDataset:
-    """Hashes relative path, class and bytes of every file in data-set order, whatever the folder is called."""
+    """Hashes relative path, class names and bytes of every file in data-set order, whatever the folder is called."""
     digest = hashlib.sha256()
     targets = listing.targets[part.positions]
-    for position, target, file_digest in zip(part.positions, targets, part.digests, strict=True):
-        line = f"{listing.paths[position]}\0{listing.class_names[target]}\0{file_digest}\n"
+    for position, target, file_digest in zip(part.positions, targets, part.files.digests, strict=True):
+        labels = np.flatnonzero(target) if targets.ndim == 2 else (target,)
+        names = (listing.class_names[label] for label in labels)
+        line = "\0".join([listing.paths[position], *names, file_digest]) + "\n"
         digest.update(unicodedata.normalize("NFC", line).encode("utf-8", "surrogateescape"))
     own_notes = list(notes)
-    if part.skipped:
-        own_notes.append(f"{len(part.skipped)} unreadable files were left out of {identity['part']}")
+    if part.files.skipped:
+        own_notes.append(f"{len(part.files.skipped)} unreadable files were left out of {identity['part']}")
+    if targets.ndim == 2 and not targets.any(axis=1).all():
+        blank = np.count_nonzero(~targets.any(axis=1))
+        own_notes.append(f"{blank} {identity['part']} images have no label")
     return ImageDataset(
-        part.pixels,
+        part.files.pixels,
         targets,
         listing.class_names,
         identity={**identity, "sha256": digest.hexdigest()},
         notes=own_notes,
-        skipped=part.skipped,
+        skipped=part.files.skipped,
     )
-
-
-def _shifted(progress: Progress | None, before: int, total: int) -> Progress | None:
-    """A callback for one part that counts files over both."""
-    if progress is None:
-        return None
-    return lambda done, _: progress(before + done, total)
