@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cl_prompts.metrics.summary import METRICS
+from cl_prompts.metrics.tables import SingleLabelTables, Tables
 
 LABEL_WIDTH = 10
 WIDTH = 80
@@ -60,28 +60,32 @@ def reading_progress(*, every: float = 2.0, clock: Callable[[], float] = time.mo
     return report
 
 
-def print_summary(summary: Mapping[str, Any], run_dir: str | Path, *, console: Console | None = None) -> None:
+def print_summary(
+    summary: Mapping[str, Any], run_dir: str | Path, *, tables: Tables | None = None, console: Console | None = None
+) -> None:
     """Print the results of a run, where they were written, and how to see its curves.
 
     Args:
         summary: the content of `summary.json`.
         run_dir: the run directory.
+        tables: which metrics they are; None for those of one label a sample.
         console: where to; the standard output if None.
     """
     console = console or Console()
+    tables = tables or SingleLabelTables(())
     metrics = summary.get("metrics", {})
     table = Table(title=_title(summary), title_justify="left", title_style="bold")
     table.add_column("metric", no_wrap=True)
     table.add_column("%", justify="right", no_wrap=True)
     table.add_column("meaning")
-    for name, meaning in METRICS.items():
-        strong = "bold" if name in ("a_auc", "a_last") else ""
+    for name, meaning in tables.metrics.items():
+        strong = "bold" if name in tables.headline else ""
         table.add_row(Text(name, strong), Text(percent(metrics.get(name), unit=""), strong), meaning)
     console.print()
     console.print(table)
     folder = Path(run_dir)
     rows: dict[str, str | Sequence[str]] = {
-        "based on": _labelled("based on", _basis(summary)),
+        "based on": _labelled("based on", _basis(summary, tables)),
         "cost": _cost(summary),
         "written": f"{short_path(folder)}{os.sep}",
     }
@@ -121,17 +125,18 @@ def _title(summary: Mapping[str, Any]) -> str:
     return f"{status} after {seconds}: measured so far"
 
 
-def _basis(summary: Mapping[str, Any]) -> list[str]:
+def _basis(summary: Mapping[str, Any], tables: Tables) -> list[str]:
     metrics = summary.get("metrics", {})
     seen, ended = summary.get("samples_seen", 0), metrics.get("sessions_measured", 0)
     samples, sessions = summary.get("samples_planned"), summary.get("sessions_planned")
     of_samples = f" of {samples:,}" if samples and seen < samples else ""
     of_sessions = f" of {sessions}" if sessions and ended < sessions else ""
+    first, *others = tables.basis(metrics)
     return [
         f"{seen:,}{of_samples} samples, {summary.get('updates', 0):,} updates, "
         f"{metrics.get('anytime_points', 0)} anytime evaluations,",
-        f"{ended}{of_sessions} sessions{', too few for a_last' if of_sessions else ''}, "
-        f"f_last over {metrics.get('f_last_classes', 0)} classes",
+        f"{ended}{of_sessions} sessions{f', too few for {tables.headline[1]}' if of_sessions else ''}, {first}",
+        *others,
     ]
 
 

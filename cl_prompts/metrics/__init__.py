@@ -5,14 +5,17 @@
 | `confusion` | confusion matrix of single-label predictions |
 | `accuracy` | accuracy over all, disjoint and blurry classes; of each class; by number of training samples seen |
 | `anytime` | `a_auc`, `a_auc_trapz`, `a_avg`, `a_last` |
-| `forgetting` | `f_last`, and the forgetting of each session's classes over time |
+| `forgetting` | `f_last` and `ap_forgetting`; the forgetting of each session's classes over time |
 | `ranking` | average precision and mAP, several labels a sample |
 | `f1` | CF1 in both meanings, OF1, and the best threshold, an oracle |
 | `multi_label` | all of them at once: `evaluate_logits`; the rules for ties, missing positives and the threshold |
 | `labels` | one label or several: the check at the door of every metric |
+| `trajectory` | results after every task from logits stored once |
 | `usage` | entropy of prompt usage |
 | `records` | `EvaluationPoint`, `MultiLabelPoint`: what one evaluation measured |
-| `summary` | the metrics of `summary.json`, and the curves as rows of a table |
+| `summary`, `multi_label_summary` | the metrics of `summary.json`, and the curves as rows of a table |
+| `tables` | both behind one interface: what a run directory writes |
+| `stream_points` | what both share: the last point, the order of the points |
 
 All values are fractions, 0 to 1; only what is printed for people is in percent.
 """
@@ -26,7 +29,7 @@ from cl_prompts.metrics.accuracy import (
 )
 from cl_prompts.metrics.anytime import a_auc, a_auc_trapz, a_avg, a_last
 from cl_prompts.metrics.confusion import confusion_matrix
-from cl_prompts.metrics.forgetting import LastForgetting, f_last, session_forgetting
+from cl_prompts.metrics.forgetting import APForgetting, LastForgetting, ap_forgetting, f_last, session_forgetting
 from cl_prompts.metrics.labels import require_one_label, require_several_labels
 from cl_prompts.metrics.multi_label import (
     MultiLabelResult,
@@ -42,15 +45,22 @@ from cl_prompts.metrics.multi_label import (
 )
 from cl_prompts.metrics.records import EvaluationPoint, MultiLabelPoint, Point
 from cl_prompts.metrics.summary import METRICS, class_accuracy_matrix, class_accuracy_rows, curve_rows, summarise
+from cl_prompts.metrics.tables import MultiLabelTables, SingleLabelTables, Tables
+from cl_prompts.metrics.trajectory import TaskAccuracies, task_accuracies, trajectory
 from cl_prompts.metrics.usage import usage_entropy
 
 __all__ = [
     "METRICS",
+    "APForgetting",
     "EvaluationPoint",
     "LastForgetting",
     "MultiLabelPoint",
     "MultiLabelResult",
+    "MultiLabelTables",
     "Point",
+    "SingleLabelTables",
+    "Tables",
+    "TaskAccuracies",
     "ThresholdScores",
     "a_auc",
     "a_auc_trapz",
@@ -58,6 +68,7 @@ __all__ = [
     "a_last",
     "accuracy_by_training_samples",
     "accuracy_of_kind",
+    "ap_forgetting",
     "average_precision",
     "best_threshold",
     "cf1",
@@ -77,6 +88,8 @@ __all__ = [
     "session_forgetting",
     "sigmoid32",
     "summarise",
+    "task_accuracies",
     "total_accuracy",
+    "trajectory",
     "usage_entropy",
 ]

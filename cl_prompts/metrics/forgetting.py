@@ -50,6 +50,40 @@ def f_last(class_accuracy: npt.ArrayLike) -> LastForgetting:
     return LastForgetting(float(lost[entered].mean()) if number else float("nan"), number)
 
 
+class APForgetting(NamedTuple):
+    """`ap_forgetting`, the number of classes it averages over, and on which images it was measured."""
+
+    value: float
+    classes: int
+    eval_images: str
+
+
+def ap_forgetting(class_average_precision: npt.ArrayLike, *, eval_images: str) -> APForgetting:
+    """Forgetting of average precision at the end of the stream, per class, against the best earlier session.
+
+    Mean over classes k with an AP before and after the last session of (max_{t<T} AP_{t,k} - AP_{T,k}). Classes first
+    exposed in the last session have none before and are left out. Own definition, the formula of `f_last`. It means
+    nothing without `eval_images`: where the evaluated images grow with the seen classes (`seen`, as published), the AP
+    of an old class falls although its logits stay, because more negatives arrive; under `all` it does not.
+
+    Args:
+        class_average_precision: `(T, C)`, row t measured at the end of session t; NaN where a class has no positive or
+            is not exposed yet.
+        eval_images: which images were evaluated: `seen`, `all` or `final_seen`; goes with the value.
+
+    Returns:
+        Value, number of classes (NaN and 0 if no class qualifies) and `eval_images`.
+
+    Raises:
+        MetricError: an array that is not `(T, C)`.
+
+    >>> ap_forgetting([[1.0, float("nan")], [0.75, 0.5]], eval_images="all")
+    APForgetting(value=0.25, classes=1, eval_images='all')
+    """
+    value, classes = f_last(class_average_precision)
+    return APForgetting(value, classes, eval_images)
+
+
 def session_forgetting(class_accuracy: npt.ArrayLike, session_of_class: npt.ArrayLike) -> FloatArray:
     """`f_last` after every session, separately for the classes of each session.
 

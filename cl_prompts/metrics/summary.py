@@ -13,10 +13,8 @@ from cl_prompts.metrics.accuracy import accuracy_of_kind
 from cl_prompts.metrics.anytime import a_auc, a_auc_trapz, a_avg, a_last
 from cl_prompts.metrics.forgetting import f_last
 from cl_prompts.metrics.records import EvaluationPoint
+from cl_prompts.metrics.stream_points import Cell, StreamPoints, class_table, place_cells
 from scenarios.plan import BLURRY, DISJOINT
-
-Cell = str | int | float
-"""A cell of a table; NaN stands for "not measured"."""
 
 METRICS: Mapping[str, str] = MappingProxyType(
     {
@@ -54,27 +52,23 @@ def summarise(
         defined, so that the result is valid JSON. `a_last*` is the state after the last planned session, None before
         that; of a stream without session ends, the final point.
     """
-    anytime = [point for point in points if point.kind != "session"]
-    periodic = [point for point in anytime if point.kind == "periodic"]
-    final = next((point for point in reversed(anytime) if point.kind == "final"), None)
-    ends = list(sessions)
-    # Of an interrupted run, an earlier session is no last one: its easier task would pass for a better result.
-    complete = sessions_planned is None or len(ends) >= sessions_planned
-    last = (ends[-1] if ends else final) if complete else None
-    forgetting = f_last(class_accuracy_matrix(ends)) if ends else None
-    latest = max([*anytime, *ends], key=lambda point: point.samples_seen, default=None)
+    run = StreamPoints.of(EvaluationPoint, points, sessions, sessions_planned)
+    final, last = run.final, run.last
+    forgetting = f_last(class_accuracy_matrix(run.ends)) if run.ends else None
     values: dict[str, float] = {
-        "a_auc": a_auc([point.accuracy for point in periodic], final.accuracy if final else math.nan),
-        "a_auc_trapz": a_auc_trapz([point.samples_seen for point in anytime], [point.accuracy for point in anytime]),
-        "a_avg": a_avg([point.accuracy for point in ends]),
+        "a_auc": a_auc([point.accuracy for point in run.periodic], final.accuracy if final else math.nan),
+        "a_auc_trapz": a_auc_trapz(
+            [point.samples_seen for point in run.anytime], [point.accuracy for point in run.anytime]
+        ),
+        "a_avg": a_avg([point.accuracy for point in run.ends]),
         "a_last": a_last([last.accuracy]) if last else math.nan,
         "a_last_disjoint": accuracy_of_kind(last.correct, last.count, class_kind, DISJOINT) if last else math.nan,
         "a_last_blurry": accuracy_of_kind(last.correct, last.count, class_kind, BLURRY) if last else math.nan,
         "f_last": forgetting.value if forgetting else math.nan,
         "f_last_classes": forgetting.classes if forgetting else 0,
-        "anytime_points": len(anytime),
-        "sessions_measured": len(ends),
-        "exposed_classes": int(latest.exposed.sum()) if latest else 0,
+        "anytime_points": len(run.anytime),
+        "sessions_measured": len(run.ends),
+        "exposed_classes": run.exposed_classes,
     }
     return {name: None if math.isnan(value) else value for name, value in values.items()}
 
@@ -110,15 +104,12 @@ def curve_rows(
     """
     rows: list[dict[str, Cell]] = []
     periodic: list[float] = []
-    for point in _in_order([*points, *sessions]):
+    for point in StreamPoints.of(EvaluationPoint, points, sessions).in_order():
         if point.kind == "periodic":
             periodic.append(point.accuracy)
         rows.append(
             {
-                "samples_seen": point.samples_seen,
-                "nominal": point.nominal,
-                "kind": point.kind,
-                "session": "" if point.session is None else point.session,
+                **place_cells(point),
                 "accuracy": point.accuracy,
                 "loss": point.loss,
                 "exposed_classes": int(point.exposed.sum()),
@@ -138,20 +129,5 @@ def class_accuracy_rows(
     Returns:
         Header `session, samples_seen, <class>...` and the rows; a class is named by `class_names`, or by its number.
     """
-    ends = list(sessions)
-    number = len(ends[0].exposed) if ends else 0
-    names = [str(name) for name in class_names] if class_names is not None else [str(k) for k in range(number)]
-    rows: list[list[Cell]] = [
-        ["" if point.session is None else point.session, point.samples_seen, *point.class_accuracy.tolist()]
-        for point in ends
-    ]
-    return ["session", "samples_seen", *names], rows
-
-
-_ORDER_OF_KINDS = {"periodic": 0, "session": 1, "final": 2}
-
-
-def _in_order(points: Iterable[EvaluationPoint]) -> list[EvaluationPoint]:
-    """Each point once, by place in the stream."""
-    unique = {id(point): point for point in points}.values()
-    return sorted(unique, key=lambda point: (point.samples_seen, _ORDER_OF_KINDS[point.kind]))
+    ends = StreamPoints.of(EvaluationPoint, [], sessions).ends
+    return class_table(ends, lambda point: point.class_accuracy, class_names)

@@ -7,6 +7,7 @@
 | `plan.npz`, `plan.json` | the stream: which sample, when |
 | `curves.csv` | one row for each evaluation |
 | `class_accuracy.csv` | accuracy of every class at each session end |
+| `class_average_precision.csv` | the same for several labels an image |
 | `summary.json` | status, metrics, time, memory |
 | `tensorboard/` | event files |
 | `checkpoints/` | only if something is saved in it |
@@ -22,11 +23,9 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy.typing as npt
-
 from cl_prompts.errors import UserError
-from cl_prompts.metrics.records import EvaluationPoint
-from cl_prompts.metrics.summary import CURVE_COLUMNS, class_accuracy_rows, curve_rows
+from cl_prompts.metrics.records import Point
+from cl_prompts.metrics.tables import Tables
 from cl_prompts.runs.files import cannot_write, json_text, overwrite_text, write_csv, write_json, write_text
 
 if TYPE_CHECKING:
@@ -40,8 +39,8 @@ class RunSummary:
     """The content of `summary.json`."""
 
     status: Status
-    metrics: Mapping[str, float | None] = field(default_factory=dict)
-    """What `cl_prompts.metrics.summarise` returns."""
+    metrics: Mapping[str, float | str | None] = field(default_factory=dict)
+    """What `Tables.summarise` returns."""
     samples_seen: int = 0
     samples_planned: int | None = None
     """Samples of the whole stream; None before there is one."""
@@ -142,19 +141,21 @@ class RunDirectory:
         except OSError as error:
             raise cannot_write(self.path / "plan.npz", error) from error
 
-    def write_curves(
-        self, points: Iterable[EvaluationPoint], sessions: Iterable[EvaluationPoint], class_kind: npt.ArrayLike
-    ) -> None:
-        """Write all evaluations so far, one a row, to `curves.csv`; arguments as in `cl_prompts.metrics.summarise`."""
-        rows = curve_rows(points, sessions, class_kind)
-        write_csv(self.path / "curves.csv", CURVE_COLUMNS, (list(row.values()) for row in rows))
+    def write_curves(self, tables: Tables, points: Iterable[Point], sessions: Iterable[Point]) -> None:
+        """Write all evaluations so far, one a row, to `curves.csv`; arguments as in `cl_prompts.metrics.tables`."""
+        rows = tables.curve_rows(points, sessions)
+        write_csv(
+            self.path / "curves.csv",
+            tables.curve_columns,
+            ([row[name] for name in tables.curve_columns] for row in rows),
+        )
 
-    def write_class_accuracy(
-        self, sessions: Iterable[EvaluationPoint], class_names: Sequence[str] | None = None
+    def write_class_table(
+        self, tables: Tables, sessions: Iterable[Point], class_names: Sequence[str] | None = None
     ) -> None:
-        """Write the accuracy of each class (column) at the end of each session (row) to `class_accuracy.csv`."""
-        header, rows = class_accuracy_rows(sessions, class_names)
-        write_csv(self.path / "class_accuracy.csv", header, rows)
+        """Write the score of each class (column) at the end of each session (row) to the file the tables name."""
+        header, rows = tables.class_rows(sessions, class_names)
+        write_csv(self.path / tables.class_file, header, rows)
 
     def write_summary(self, summary: RunSummary) -> None:
         """Write `summary.json`."""

@@ -15,8 +15,8 @@ import torch
 
 from cl_prompts.errors import UserError
 from cl_prompts.logging import TensorBoardLog, TerminalProgress, print_header, print_summary, reading_progress
-from cl_prompts.metrics import summarise
-from cl_prompts.metrics.records import EvaluationPoint
+from cl_prompts.metrics.records import Point
+from cl_prompts.metrics.tables import SingleLabelTables, Tables
 from cl_prompts.runs.build import Data, Learner, build_data, build_learner, check_device, check_test_classes
 from cl_prompts.runs.directory import RunDirectory, RunSummary, Status
 from cl_prompts.runs.failures import INTERRUPTED, SUCCESS, TERMINATED, failure_text
@@ -50,12 +50,12 @@ def execute(config: RunConfig) -> int:
             _run(config, device, record, started)
         except KeyboardInterrupt as interrupt:
             record.finish("interrupted")
-            print_summary(record.summary("interrupted").to_dict(), record.directory.path)
+            print_summary(record.summary("interrupted").to_dict(), record.directory.path, tables=record.tables)
             return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
         except Exception as error:
             record.finish("failed", failure_text(error))
             raise
-    print_summary(record.summary("finished").to_dict(), record.directory.path)
+    print_summary(record.summary("finished").to_dict(), record.directory.path, tables=record.tables)
     return SUCCESS
 
 
@@ -68,23 +68,23 @@ class _Record:
         self.clock = clock
         self.learner: Learner | None = None
         self.data: Data | None = None
+        self.tables: Tables | None = None
 
     def watch(self, learner: Learner, data: Data) -> None:
         """Follow the evaluations of a learner."""
         self.learner, self.data = learner, data
+        self.tables = SingleLabelTables(data.plan.class_kind)
         # Behind a closure: a strategy that looks through its plugins by their attributes must not find the plan.
         learner.evaluation.subscribe(lambda strategy, point: self._on_evaluation(strategy, point))
 
     def summary(self, status: Status, error: str | None = None) -> RunSummary:
         """What is known by now."""
         measured: dict[str, Any] = {}
-        if self.learner is not None and self.data is not None:
+        if self.learner is not None and self.data is not None and self.tables is not None:
             strategy, evaluation, plan = self.learner.strategy, self.learner.evaluation, self.data.plan
             sessions = len(plan.sessions)
             measured = {
-                "metrics": summarise(
-                    evaluation.points, evaluation.sessions, plan.class_kind, sessions_planned=sessions
-                ),
+                "metrics": self.tables.summarise(evaluation.points, evaluation.sessions, sessions_planned=sessions),
                 "samples_seen": strategy.samples_seen,
                 "samples_planned": len(plan.order),
                 "sessions_planned": sessions,
@@ -115,17 +115,17 @@ class _Record:
         except Exception as failure:
             print(f"warning: {failure_text(failure)}", file=sys.stderr)
 
-    def _on_evaluation(self, strategy: Any, point: EvaluationPoint) -> None:
+    def _on_evaluation(self, strategy: Any, point: Point) -> None:
         self._write_curves()
         self.write("running")
 
     def _write_curves(self) -> None:
-        if self.learner is None or self.data is None:
+        if self.learner is None or self.data is None or self.tables is None:
             return
         evaluation = self.learner.evaluation
-        self.directory.write_curves(evaluation.points, evaluation.sessions, self.data.plan.class_kind)
+        self.directory.write_curves(self.tables, evaluation.points, evaluation.sessions)
         if evaluation.sessions:
-            self.directory.write_class_accuracy(evaluation.sessions, self.data.train.class_names)
+            self.directory.write_class_table(self.tables, evaluation.sessions, self.data.train.class_names)
 
 
 def _run(config: RunConfig, device: torch.device, record: _Record, started: datetime) -> None:

@@ -7,12 +7,14 @@ import os
 
 import pytest
 from evaluation_points import point
+from multi_label_cases import multi_label_point
 from rich.console import Console
 
 from cl_prompts.errors import UserError
 from cl_prompts.logging import TerminalProgress, print_header, print_summary, reading_progress
 from cl_prompts.logging.console import clock_time, percent
-from cl_prompts.metrics import METRICS
+from cl_prompts.metrics import METRICS, MultiLabelTables
+from scenarios.multi_label_settings import MultiLabelEvaluationSettings
 
 
 def terminal(**options):
@@ -183,6 +185,42 @@ def test_summary_shows_every_metric_and_where_everything_is(tmp_path, monkeypatc
     assert f"written   runs{os.sep}my run{os.sep}\n" in text
     assert f"files     summary.json, tensorboard{os.sep}\n" in text
     assert "curves    tensorboard --logdir 'runs/my run'\n" in text
+
+
+@pytest.mark.parametrize("eval_images", ["seen", "all", "final_seen"])
+@pytest.mark.parametrize("cf1", ["mean_f1", "from_mean_pr"])
+def test_summary_of_several_labels_shows_its_own_metrics(tmp_path, eval_images, cf1):
+    settings = MultiLabelEvaluationSettings(eval_images=eval_images, threshold=0.6, scores="logit", cf1=cf1)
+    tables = MultiLabelTables([0, 0, 1, 1], settings)
+    sessions = [
+        multi_label_point(end, classes, kind="session", session=session, thresholds=tables.thresholds)
+        for session, (end, classes) in enumerate([(10, 2), (30, 4)])
+    ]
+    measured = tables.summarise(sessions[:0], sessions, sessions_planned=3)
+    whole = tables.summarise([], sessions, sessions_planned=2)
+    texts = []
+    for metrics in (measured, whole):
+        console = Console(file=io.StringIO(), width=80)
+        shown = summary(metrics=metrics, sessions_planned=3 if metrics is measured else 2)
+        print_summary(shown, tmp_path, tables=tables, console=console)
+        texts.append(console.file.getvalue())
+    for text in texts:
+        for name in tables.metrics:
+            assert name in text
+        for name in METRICS:
+            assert f" {name} " not in text
+        assert max(map(len, text.splitlines())) <= 80
+    partial, text = texts
+    row = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in text.splitlines() if line.startswith("│")}
+    assert row["map_avg"] == f"{100 * whole['map_avg']:.1f}"
+    assert row["map_last"] == f"{100 * whole['map_last']:.1f}"
+    assert row["map_anytime"] == "-"
+    assert "at 0.6" in text
+    assert f"oracle threshold {whole['oracle_threshold']:.3f}: chosen on the test labels" in text
+    assert "AP ranks logits" in text
+    assert "2 sessions, ap_forgetting over 2 classes\n" in text
+    assert "2 of 3 sessions, too few for map_last, ap_forgetting over 2 classes\n" in partial
+    assert "chosen on the test labels" not in partial
 
 
 def test_summary_of_an_interrupted_run_says_so_and_needs_nothing(tmp_path):

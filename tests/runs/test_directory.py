@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluation_points import small_run
+from multi_label_cases import multi_label_point
 
 from cl_prompts.errors import UserError
-from cl_prompts.metrics import summarise
+from cl_prompts.metrics import MultiLabelTables, SingleLabelTables
 from cl_prompts.runs.directory import RunDirectory, RunSummary
 from cl_prompts.runs.files import atomic_file, json_value, write_text
+from scenarios.multi_label_settings import MultiLabelEvaluationSettings
 
 NOW = datetime(2024, 2, 3, 4, 5, 6)
 
@@ -61,9 +63,10 @@ def test_all_files_of_a_run_can_be_read_back(tmp_path):
     points, sessions, kinds = small_run()
     run.write_config("strategy:\n  name: mvp\n")
     run.write_manifest({"hashes": {"plan": "ab"}, "numbers": np.arange(2), "path": tmp_path})
-    run.write_curves(points, sessions, kinds)
-    run.write_class_accuracy(sessions, ["cat", "dog, big", "bird"])
-    metrics = summarise(points, sessions, kinds)
+    tables = SingleLabelTables(kinds)
+    run.write_curves(tables, points, sessions)
+    run.write_class_table(tables, sessions, ["cat", "dog, big", "bird"])
+    metrics = tables.summarise(points, sessions)
     run.write_summary(RunSummary(status="finished", metrics=metrics, samples_seen=30, updates=9, seconds=1.5))
 
     assert (run.path / "config.yaml").read_text() == "strategy:\n  name: mvp\n"
@@ -87,6 +90,36 @@ def test_all_files_of_a_run_can_be_read_back(tmp_path):
     assert (summary["samples_seen"], summary["updates"], summary["error"]) == (30, 9, None)
     assert not (run.path / "checkpoints").exists()
     assert run.checkpoints.is_dir()
+
+
+def test_files_of_a_run_with_several_labels(tmp_path):
+    run = RunDirectory.create(tmp_path, "run", NOW)
+    sessions = [
+        multi_label_point(20, 2, kind="session", session=0),
+        multi_label_point(40, 4, kind="session", session=1),
+    ]
+    points = [multi_label_point(10, 1), multi_label_point(40, 4, kind="final")]
+    tables = MultiLabelTables(np.zeros(4, int), MultiLabelEvaluationSettings())
+    run.write_curves(tables, points, sessions)
+    run.write_class_table(tables, sessions, ["cat", "dog, big", "bird", "bee"])
+    metrics = tables.summarise(points, sessions, sessions_planned=2)
+    run.write_summary(RunSummary(status="finished", metrics=metrics))
+
+    with (run.path / "curves.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == tables.curve_columns
+    assert [int(row["samples_seen"]) for row in rows] == [10, 20, 40, 40]
+    assert [row["exposed_classes"] for row in rows] == ["1", "2", "4", "4"]
+    assert rows[0]["map_blurry"] == ""
+    assert rows[1]["map_anytime"] == rows[0]["map"]
+    assert float(rows[-1]["map"]) == metrics["map_last"]
+    with (run.path / "class_average_precision.csv").open(newline="") as file:
+        table = list(csv.reader(file))
+    assert table[0] == ["session", "samples_seen", "cat", "dog, big", "bird", "bee"]
+    assert table[1][4:] == ["", ""]
+    assert [float(cell) for cell in table[2][2:]] == sessions[1].class_average_precision.tolist()
+    assert not (run.path / "class_accuracy.csv").exists()
+    assert json.loads((run.path / "summary.json").read_text())["metrics"] == metrics
 
 
 def test_no_number_in_a_json_file_is_outside_json():
