@@ -1,22 +1,26 @@
-"""`AnytimeEvaluation`: accuracy along the stream, every K samples, at session ends and at the end."""
+"""`AnytimeEvaluation`: how good a learner is along the stream, every K samples, at session ends and at the end."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metric_results import MetricValue
+from torch import Tensor
 
 from cl_prompts.errors import MetricError
-from cl_prompts.evaluation import EvaluationResult, Evaluator
-from cl_prompts.metrics.records import EvaluationPoint
+from cl_prompts.evaluation import Evaluator, MultiLabelEvaluator
+from cl_prompts.labels import label_kind
+from cl_prompts.metrics.records import EvaluationPoint, MultiLabelPoint
 from cl_prompts.plugins.stream_position import StreamPosition
 
-Listener = Callable[[Any, EvaluationPoint], None]
+Point = EvaluationPoint | MultiLabelPoint
+Listener = Callable[[Any, Any], None]
+"""Called with (strategy, point)."""
 
 
 class AnytimeEvaluation(SupervisedPlugin):
@@ -26,29 +30,38 @@ class AnytimeEvaluation(SupervisedPlugin):
     `StreamPlan.session_ends`) places the session points on the x axis, so that a boundary-free stream has them too.
 
     Args:
-        evaluator: the test set and how to run it.
+        evaluator: the test set and how to run it, of one label an image or of several.
         every: stream samples between periodic points; 0 evaluates at session ends and at the end alone.
         rule: `exact` (first batch end at or beyond each multiple, x = samples seen) or `official` (strictly beyond,
             at most one a batch, x = the multiple), as in the Si-Blurry code.
         session_ends: samples seen at the end of each session; None takes the end of each experience. They are kept
             where no attribute leads: a strategy that looks through its plugins finds no boundary before it is past.
+        deferred: measure all session ends after the last one, in one pass over the test set. Only for learners that
+            grow by finished parts (`Method.parts`), whose earlier states can be put together again exactly.
 
     Attributes:
         points: periodic points and the final one, in order.
         sessions: one point at the end of each session.
 
     Raises:
-        MetricError: no evaluator, a negative period, an unknown rule, or no session at all.
+        MetricError: no evaluator, a negative period, an unknown rule, or no session at all; deferred with periodic
+            points, for a learner without parts, or for one whose finished parts changed.
     """
 
     def __init__(
-        self, evaluator: Evaluator, *, every: int, rule: str = "exact", session_ends: Sequence[int] | None = None
+        self,
+        evaluator: Evaluator | MultiLabelEvaluator,
+        *,
+        every: int,
+        rule: str = "exact",
+        session_ends: Sequence[int] | None = None,
+        deferred: bool = False,
     ) -> None:
         super().__init__()
-        if not callable(evaluator) or not hasattr(evaluator, "num_classes"):
+        if not callable(evaluator) or not hasattr(evaluator, "point"):
             raise MetricError(
                 f"AnytimeEvaluation was given a {type(evaluator).__name__}; pass "
-                "Evaluator(test_dataset, num_classes=...) of cl_prompts.evaluation"
+                "Evaluator(test_dataset, num_classes=...) of cl_prompts.evaluation, or MultiLabelEvaluator for several labels an image"
             )
         if every < 0:
             raise MetricError(f"AnytimeEvaluation every={every}: give stream samples, or 0 for session ends alone")
@@ -56,18 +69,23 @@ class AnytimeEvaluation(SupervisedPlugin):
             raise MetricError(f"AnytimeEvaluation rule {rule!r} is unknown; choose one of {', '.join(RULES)}")
         if session_ends is not None and len(session_ends) == 0:
             raise MetricError("AnytimeEvaluation session_ends is empty; give StreamPlan.session_ends, or None")
-        self.evaluator = evaluator
+        if deferred and (every or session_ends is None):
+            raise MetricError(
+                "AnytimeEvaluation deferred=True measures session ends alone, after the last: give every=0 and session_ends"
+            )
+        self.evaluator: Any = evaluator
         self.every = every
         self.rule = RULES[rule]
         self._sessions_ended = None if session_ends is None else _counter(session_ends)
         self._is_complete = (lambda seen: False) if session_ends is None else _threshold(int(session_ends[-1]))
-        self.points: list[EvaluationPoint] = []
-        self.sessions: list[EvaluationPoint] = []
+        self.points: list[Point] = []
+        self.sessions: list[Point] = []
         self._exposed = torch.zeros(evaluator.num_classes, dtype=torch.bool)
         self._position = StreamPosition()
         self._next = every
         self._listeners: list[Listener] = []
-        self._latest: tuple[tuple[int, int], EvaluationResult] | None = None
+        self._latest: tuple[tuple[int, int], Any] | None = None
+        self._deferred = FinishedParts() if deferred else None
 
     def subscribe(self, listener: Listener) -> None:
         """Call `listener(strategy, point)` after every evaluation."""
@@ -83,7 +101,7 @@ class AnytimeEvaluation(SupervisedPlugin):
         self._position.begin_batch(strategy)
         targets = strategy.mb_y[: self._position.rows]
         # Where the targets are: fetching them would make every step wait for the device.
-        self._exposed = self._exposed.to(targets.device).index_fill_(0, targets, True)
+        self._exposed = self._exposed.to(targets.device) | label_kind(targets).shown(targets, len(self._exposed))
 
     def after_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Evaluate if a multiple of the period or a session end was reached."""
@@ -109,13 +127,26 @@ class AnytimeEvaluation(SupervisedPlugin):
 
     def _record_ended_sessions(self, strategy: Any) -> None:
         ended = 0 if self._sessions_ended is None else self._sessions_ended(self._position.samples_seen)
+        if self._deferred is not None:
+            self._defer(strategy, self._deferred, ended)
+            return
         while len(self.sessions) < ended:
             self._record(strategy, self.sessions, "session", session=len(self.sessions))
+
+    def _defer(self, strategy: Any, deferred: FinishedParts, ended: int) -> None:
+        """Note the state at a session end; after the last, measure all of them from the outputs of finished parts."""
+        while len(deferred.ends) < ended:
+            deferred.note(strategy.model, self._position.samples_seen, self._exposed.clone())
+        if not self._is_complete(self._position.samples_seen) or self.sessions:
+            return
+        for session, (seen, exposed) in enumerate(deferred.ends):
+            result = self.evaluator(strategy.model, exposed)
+            self._add(strategy, self.sessions, result, exposed, samples_seen=seen, kind="session", session=session)
 
     def _has_final(self) -> bool:
         return bool(self.points) and self.points[-1].kind == "final"
 
-    def _record(self, strategy: Any, to: list[EvaluationPoint], kind: Any, **place: int) -> None:
+    def _record(self, strategy: Any, to: list[Point], kind: Any, **place: int) -> None:
         seen = self._position.samples_seen
         state = (seen, _version(strategy.model))
         if self._latest is None or self._latest[0] != state:
@@ -124,21 +155,48 @@ class AnytimeEvaluation(SupervisedPlugin):
                 check()
             # One evaluation serves every point that falls on the same state of the model.
             self._latest = (state, self.evaluator(strategy.model, self._exposed))
-        result = self._latest[1]
-        point = EvaluationPoint.from_confusion(
-            result.confusion,
-            samples_seen=seen,
-            kind=kind,
-            loss=result.loss,
-            exposed=self._exposed.cpu().numpy().copy(),
-            **place,
-        )
+        self._add(strategy, to, self._latest[1], self._exposed, samples_seen=seen, kind=kind, **place)
+
+    def _add(self, strategy: Any, to: list[Point], result: Any, exposed: Tensor, **place: Any) -> None:
+        point = self.evaluator.point(result, exposed=exposed.cpu().numpy().copy(), **place)
         to.append(point)
-        if not np.isnan(point.accuracy):
-            name = f"{'anytime' if kind != 'session' else 'session'}/accuracy"
-            strategy.evaluator.publish_metric_value(MetricValue(self, name, point.accuracy, point.nominal))
+        if not np.isnan(point.score):
+            name = f"{'anytime' if point.kind != 'session' else 'session'}/{point.score_name}"
+            strategy.evaluator.publish_metric_value(MetricValue(self, name, point.score, point.nominal))
         for listener in self._listeners:
             listener(strategy, point)
+
+
+class FinishedParts:
+    """Session ends that are measured later, and the check that nothing they rest on has changed since."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[int, Tensor]] = []
+        self._finished: list[Hashable] = []
+
+    def note(self, model: torch.nn.Module, seen: int, exposed: Tensor) -> None:
+        """A session has ended at `seen` samples with these classes exposed.
+
+        Raises:
+            MetricError: a learner without parts, or a part that is no longer what it was when its session ended.
+        """
+        self.ends.append((seen, exposed))
+        self._finished = self._states(model)
+
+    def _states(self, model: torch.nn.Module) -> list[Hashable]:
+        parts = getattr(model, "parts", lambda: None)()
+        if parts is None:
+            raise MetricError(
+                f"AnytimeEvaluation deferred=True: {type(model).__name__} does not grow by finished parts, so its earlier "
+                "states cannot be measured later; set deferred=False (protocol.session_evaluation=live)"
+            )
+        changed = [number for number, state in enumerate(self._finished) if parts[number] != state]
+        if changed:
+            raise MetricError(
+                f"AnytimeEvaluation deferred=True: part {changed[0]} of {type(model).__name__} learned on after its session, "
+                "so the state then cannot be measured later; set deferred=False (protocol.session_evaluation=live)"
+            )
+        return parts
 
 
 def _version(model: torch.nn.Module) -> int:

@@ -93,7 +93,9 @@ def check_experience_labels(experience: Any, num_classes: int, strategy: str, ne
         raise StrategyError(f"{strategy} learns one label an image, this stream has several; choose another method")
     columns = len(rows[0]) if len(rows) else num_classes
     if columns != num_classes:
-        raise StrategyError(f"the stream has {columns} label columns, the head {num_classes}; give num_classes={columns}")
+        raise StrategyError(
+            f"the stream has {columns} label columns, the head {num_classes}; give num_classes={columns}"
+        )
 
 
 def check_mask_fits(train_mask: str, announced: Iterable[int] | None, exposed: Tensor) -> None:

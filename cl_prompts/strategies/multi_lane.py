@@ -51,8 +51,9 @@ class MultiLaneSettings(StrategySettings):
     init_tasks: int = Field(10, ge=1, description="tasks the orthogonal scale is made for; released: all of the run")
     lane_init: Literal["copy", "fresh"] = Field("copy", description="a new lane starts as a copy of the last, or anew")
     dandr: Literal["released", "off", "reset"] = Field(
-        "released", description="drop-and-replace: as released; off: summaries of the first block go on as tokens; "
-        "reset: the same selectors in every block (unverified reading)"
+        "released",
+        description="drop-and-replace: as released; off: summaries of the first block go on as tokens; "
+        "reset: the same selectors in every block (unverified reading)",
     )
     tome: int = Field(0, ge=0, description="merge the stream's tokens to at most so many in place of selectors; 0: off")
     normalize: Literal["pre-head", "none"] = Field("pre-head", description="unit norm of what the head reads")
@@ -233,9 +234,7 @@ class MultiLaneMethod(Method):
         logits = self.head(chosen, torch.arange(self.num_classes, device=query.device))
         return logits.masked_fill(self.owner == UNSEEN, 0.0)
 
-    def _features(
-        self, images: Tensor, numbers: Sequence[int], *, needs_query: bool
-    ) -> tuple[Tensor, Tensor | None]:
+    def _features(self, images: Tensor, numbers: Sequence[int], *, needs_query: bool) -> tuple[Tensor, Tensor | None]:
         """What the head reads of these lanes, (batch, lanes, width), and the stream's own class token if asked for."""
         inputs = self._inputs(numbers)
         stream = self.backbone.normed_stream(images)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from toys import CLASSES, Pictures, labels, make_strategy, stream_of, train
 
 from cl_prompts.errors import MetricError
-from cl_prompts.evaluation import EvaluationResult
+from cl_prompts.evaluation import EvaluationResult, Evaluator
 from cl_prompts.plugins import AnytimeEvaluation
 from cl_prompts.plugins.anytime_evaluation import RULES
 
@@ -21,6 +21,7 @@ class CountingEvaluator:
     """Every exposed class has one test image, classified as class 0; notes what it was asked."""
 
     num_classes = CLASSES
+    point = Evaluator.point
 
     def __init__(self):
         self.asked: list[list[int]] = []

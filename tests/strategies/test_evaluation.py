@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import CLASSES, Pictures, labels, make_strategy, normalise, stream_of, train
 
-import cl_prompts.evaluation
+import cl_prompts.evaluation.images
 from cl_prompts.errors import MetricError
 from cl_prompts.evaluation import Evaluator
+from cl_prompts.evaluation.logits import ModelLogits
 from cl_prompts.plugins import AnytimeEvaluation
 from cl_prompts.strategies.declaration import strategy_names
 
@@ -118,7 +119,7 @@ def test_a_head_that_has_grown_only_so_far_is_evaluated_as_it_is():
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
 def test_images_are_the_same_with_and_without_the_decoded_cache(cache_bytes, monkeypatch, tiny_backbone):
-    monkeypatch.setattr(cl_prompts.evaluation, "CACHE_BYTES", cache_bytes)
+    monkeypatch.setattr(cl_prompts.evaluation.images, "CACHE_BYTES", cache_bytes)
     strategy = train(make_strategy("mvp", tiny_backbone), stream_of([labels(16, range(CLASSES))]))
     test = Pictures(labels(20, range(CLASSES), 3))
     dataset = [(torch.from_numpy(image).permute(2, 0, 1), target) for image, target, _ in test]
@@ -186,7 +187,7 @@ def test_known_queries_change_no_number(tiny_backbone, monkeypatch):
     strategy = train(make_strategy("mvp", tiny_backbone), benchmark)
     dataset = benchmark.test_stream[0].dataset
     known = Evaluator(dataset, num_classes=CLASSES, transform=normalise)(strategy.model, strategy.exposed)
-    monkeypatch.setattr(Evaluator, "_known_queries", lambda self, model, device: None)
+    monkeypatch.setattr(ModelLogits, "_query_all", lambda self, model, device: None)
     anew = Evaluator(dataset, num_classes=CLASSES, transform=normalise)(strategy.model, strategy.exposed)
     assert known.loss == pytest.approx(anew.loss, rel=1e-6)
     assert (known.confusion == anew.confusion).all()
