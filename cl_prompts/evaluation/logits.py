@@ -1,0 +1,109 @@
+"""`ModelLogits`: logits of a model on a test set, computing nothing twice that cannot have changed.
+
+Frozen queries are computed once for a run. Of a learner that grows by parts (`Method.parts`), such as the lanes of
+MULTI-LANE, a part runs again only if its state changed: finished parts are evaluated once, for good.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from cl_prompts.evaluation.images import TestSetImages
+from cl_prompts.strategies.method import Method
+
+
+class ModelLogits:
+    """Logits of one model after the other on the same images.
+
+    Args:
+        images: the test set.
+        autocast: dtype of autocast, or None.
+    """
+
+    def __init__(self, images: TestSetImages, autocast: torch.dtype | None = None) -> None:
+        self.images = images
+        self.autocast = autocast
+        self._model: weakref.ref[nn.Module] | None = None
+        self._queries: Tensor | None = None
+        self._states: list[Hashable] = []
+        self._outputs: list[Tensor] = []
+
+    def of(self, model: nn.Module, positions: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """(positions, float32 logits (batch, classes) on `device`) of the images asked for, in evaluation mode.
+
+        Module modes are restored at the end and no random state is drawn from.
+        """
+        if not len(positions):
+            return
+        with _evaluating(model):
+            # Contexts of torch are closed before a yield: they would hold for the reader, too.
+            with torch.inference_mode(), self._autocast(device):
+                if self._model is None or self._model() is not model:
+                    self._states, self._outputs = [], []
+                    self._queries = self._query_all(model, device)
+                    self._model = weakref.ref(model)
+                has_parts = isinstance(model, Method) and self._refresh_parts(model, device)
+            for batch in positions.split(self.images.batch_size):
+                with torch.inference_mode(), self._autocast(device):
+                    logits = self._combined(model, batch) if has_parts else self._whole(model, batch, device)
+                    logits = logits.float()
+                yield batch, logits
+
+    def _whole(self, model: nn.Module, batch: Tensor, device: torch.device) -> Tensor:
+        known = () if self._queries is None else (self._queries[batch.to(self._queries.device)],)
+        needs_images = not known or not getattr(model, "predicts_from_query", False)
+        return model(self.images.load(batch, device) if needs_images else None, *known)
+
+    def _combined(self, model: nn.Module, batch: Tensor) -> Tensor:
+        assert isinstance(model, Method)
+        here = batch.to(self._outputs[0].device)
+        return model.combine(
+            [output[here] for output in self._outputs], None if self._queries is None else self._queries[here]
+        )
+
+    def _query_all(self, model: nn.Module, device: torch.device) -> Tensor | None:
+        """Frozen queries of all test images, in data-set order; None for models without."""
+        if not isinstance(model, Method) or type(model).query is Method.query:
+            return None
+        rows = [model.query(self.images.load(batch, device)) for batch in self.images.batches()]
+        known = [row for row in rows if row is not None]
+        return torch.cat(known) if known else None
+
+    def _refresh_parts(self, model: Method, device: torch.device) -> bool:
+        """Bring the outputs of all parts up to date, for all images: later evaluations may ask for any of them."""
+        states = model.parts()
+        if states is None:
+            return False
+        known = self._states[: len(states)] + [None] * (len(states) - len(self._states))
+        stale = [number for number, state in enumerate(states) if state != known[number]]
+        if stale:
+            fresh: list[list[Tensor]] = [[] for _ in stale]
+            for batch in self.images.batches():
+                outputs = model.part_outputs(self.images.load(batch, device), stale)
+                for rows, output in zip(fresh, outputs, strict=True):
+                    rows.append(output)
+            kept = dict(enumerate(self._outputs[: len(states)]))
+            kept |= {number: torch.cat(rows) for number, rows in zip(stale, fresh, strict=True)}
+            self._outputs = [kept[number] for number in range(len(states))]
+            self._states = states
+        return True
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager:
+        return nullcontext() if self.autocast is None else torch.autocast(device.type, dtype=self.autocast)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards every module is in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
