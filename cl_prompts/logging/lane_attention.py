@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,7 @@ from torch import nn
 from cl_prompts.logging.attention_pictures import attention_picture
 from cl_prompts.logging.axis_marks import names_of
 from cl_prompts.logging.event_file import EventFile
-from cl_prompts.logging.pictured_images import PicturedImages
-
-if TYPE_CHECKING:
-    from scenarios.multi_label_plan import MultiLabelPlan
-    from scenarios.plan import StreamPlan
+from cl_prompts.logging.image_choice import PicturedImages
 
 
 class PatchAttention(NamedTuple):
@@ -61,12 +57,15 @@ def patch_attention(model: nn.Module, pictured: PicturedImages) -> PatchAttentio
     return PatchAttention(values, (int(rows), int(columns)), prefix, 1 - float(kept.mean()))
 
 
-def lane_names(lanes: int, tasks: Sequence[Sequence[int]] | None, class_names: Sequence[str] | None) -> list[str]:
-    """Numbers of lanes, each with the classes of its task on a second line where the stream has tasks."""
+def lane_names(model: nn.Module, lanes: int, class_names: Sequence[str] | None) -> list[str]:
+    """Numbers of lanes, each with its classes on a second line where the model has an `owner`, int64 `(classes,)`."""
+    owner = getattr(model, "owner", None)
     names = [f"lane {lane}" for lane in range(lanes)]
-    for lane, task in enumerate((tasks or ())[:lanes]):
-        names[lane] += "\n" + ", ".join(names_of(class_names, np.array(task, np.int64))[0])
-    return names
+    if owner is None:
+        return names
+    owners = owner.cpu().numpy()
+    words = [", ".join(names_of(class_names, np.flatnonzero(owners == lane))[0]) for lane in range(lanes)]
+    return [f"{name}\n{classes or 'no class'}" for name, classes in zip(names, words, strict=True)]
 
 
 class LaneAttentionEvents:
@@ -75,16 +74,13 @@ class LaneAttentionEvents:
     Args:
         file: where to.
         pictured: the images.
-        plan: the stream, whose tasks name the lanes; None for numbers.
+        class_names: names of the classes; numbers if None.
     """
 
-    def __init__(
-        self, file: EventFile, pictured: PicturedImages, plan: StreamPlan | MultiLabelPlan | None = None
-    ) -> None:
+    def __init__(self, file: EventFile, pictured: PicturedImages, class_names: Sequence[str] | None = None) -> None:
         self._file = file
         self._pictured = pictured
-        self._tasks = getattr(plan, "tasks", None)
-        self._class_names = None if plan is None else plan.class_names
+        self._class_names = class_names
 
     def write(self, model: nn.Module, seen: int) -> None:
         """Write the picture of a model as it is now; nothing for a model without lanes."""
@@ -98,7 +94,7 @@ class LaneAttentionEvents:
             self._pictured.images,
             attention.values,
             attention.grid,
-            lane_names(lanes, self._tasks, self._class_names),
+            lane_names(model, lanes, self._class_names),
             self._pictured.captions,
             note=note,
         )

@@ -9,8 +9,9 @@ import numpy as np
 
 from cl_prompts.logging.axis_marks import spread
 from cl_prompts.logging.event_file import EventFile
-from cl_prompts.logging.multi_label_pictures import class_precision_picture
+from cl_prompts.logging.multi_label_pictures import calibration_picture, class_precision_picture
 from cl_prompts.logging.scores import ScoreHistory
+from cl_prompts.metrics.calibration import calibration
 from cl_prompts.metrics.multi_label import sigmoid32
 from cl_prompts.metrics.records import MultiLabelPoint
 
@@ -100,7 +101,9 @@ class MultiLabelEvents:
                 self._file.precision_recall(name, targets[rows, label] == 1, scores[rows, label], seen)
         entries = known & evaluated.columns
         self._file.precision_recall("precision_recall/all_columns", targets[entries] == 1, scores[entries], seen)
-        # calibration here
+        report = calibration(logits, targets, evaluated.columns)
+        self._file.scalar("session/calibration_error", report.ece, seen)
+        self._file.picture("calibration", calibration_picture(report), seen)
 
     def _name(self, label: int) -> str:
         return str(label) if self._class_names is None else self._class_names[label]

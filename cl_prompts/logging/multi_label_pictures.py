@@ -11,6 +11,7 @@ from matplotlib.ticker import PercentFormatter
 
 from cl_prompts.logging.axis_marks import DPI, WRITTEN_CELLS, are_long, class_ticks, names_of, width, write_cells
 from cl_prompts.logging.console import percent
+from cl_prompts.metrics.calibration import CalibrationReport
 from cl_prompts.metrics.ranking import mean_average_precision
 
 
@@ -55,4 +56,33 @@ def class_precision_picture(
     axes.set_title(f"average precision of {columns} classes", fontsize="medium")
     bar = figure.colorbar(image, ax=axes, label="average precision", fraction=0.05, pad=0.02)
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    return figure
+
+
+def calibration_picture(report: CalibrationReport) -> Figure:
+    """How often labels with a predicted probability are positive, and below how many labels there are of each.
+
+    The diagonal is a model whose probabilities are right; a bar below it predicts too much. Labels are counted on a
+    logarithmic scale, since most are predicted improbable.
+    """
+    figure = Figure(figsize=(5.6, 5.0), dpi=DPI, layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    lefts = np.arange(report.bins) / report.bins
+    filled = report.count > 0
+    bars = {"width": 1 / report.bins, "align": "edge", "edgecolor": "white"}
+    axes.bar(lefts[filled], report.positive_share[filled], color="tab:blue", **bars)
+    axes.plot([0, 1], [0, 1], "--", color="black", linewidth=1, label="probabilities are right")
+    axes.plot(
+        report.mean_probability[filled], report.positive_share[filled], "o", color="tab:red", label="mean of the bin"
+    )
+    below.bar(lefts[filled], report.count[filled], color="tab:gray", **bars)
+    below.set_yscale("log")
+    below.set_ylabel("labels")
+    below.set_xlabel("predicted probability")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share of positive labels")
+    for axis in (axes.yaxis, below.xaxis):
+        axis.set_major_formatter(PercentFormatter(1.0))
+    axes.legend(loc="upper left", frameon=False)
+    error = f"expected calibration error {percent(report.ece)} in {report.bins} bins"
+    axes.set_title(f"{error}, {int(report.count.sum()):,} labels", fontsize="medium")
     return figure

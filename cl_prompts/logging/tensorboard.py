@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from cl_prompts.errors import UserError
 from cl_prompts.logging.event_file import EventFile
+from cl_prompts.logging.image_choice import PicturedImages
 from cl_prompts.logging.lane_attention import LaneAttentionEvents
 from cl_prompts.logging.multi_label_events import MultiLabelEvents
 from cl_prompts.logging.observer_plugin import ObserverPlugin
-from cl_prompts.logging.pictured_images import PicturedImages
 from cl_prompts.logging.pictures import stream_picture
 from cl_prompts.logging.single_label_events import SingleLabelEvents
 from cl_prompts.metrics.records import EvaluationPoint, MultiLabelPoint, Point
@@ -56,9 +56,9 @@ class TensorBoardLog(ObserverPlugin):
     | `session/mAP`, `session/CF1@<threshold>`, `session/OF1@<threshold>` | at the session ends |
     | `session/map_so_far` | mean of `session/mAP` so far |
     | `session/loss`, `session/exposed_classes` | at the session ends |
-    | `class_AP/<name>`, `class_average_precision` | average precision of a class; of all at all session ends |
+    | `class_AP/<name>`, `class_average_precision` | average precision of a class; picture of all |
     | `precision_recall/<name>`, `precision_recall/all_columns` | of some classes; of all labels together |
-    | `calibration` | picture at session ends: how often a label of a given score is right |
+    | `calibration`, `session/calibration_error` | how often labels of a given probability are positive |
     | `anytime/...` | mAP, CF1, OF1, loss and exposed classes between session ends, if they are measured there |
     | `anytime/map_so_far` | mean of the periodic `anytime/mAP` so far |
 
@@ -103,7 +103,7 @@ class TensorBoardLog(ObserverPlugin):
             EvaluationPoint: SingleLabelEvents(self._file, class_names),
             MultiLabelPoint: MultiLabelEvents(self._file, class_names, evaluated),
         }
-        self._attention = None if pictured is None else LaneAttentionEvents(self._file, pictured, plan)
+        self._attention = None if pictured is None else LaneAttentionEvents(self._file, pictured, class_names)
         for point in previous:
             self._events[type(point)].remember(point)
         try:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from cl_prompts.logging.axis_marks import names_of
+
+if TYPE_CHECKING:
+    from scenarios.datasets.base import ImageDataset
+    from scenarios.transforms import EvalTransform
 
 MOST_LABELS = 4
 """Images with more labels than that are a last resort: their captions would not fit."""
@@ -19,11 +22,11 @@ MOST_LABELS = 4
 
 @dataclass(frozen=True, eq=False)
 class PicturedImages:
-    """Images as people see them and as the network gets them.
+    """Images for people and for the network.
 
     Attributes:
         images: uint8 `(n, 3, height, width)`.
-        inputs: float32 `(n, 3, size, size)`, the same images resized and normalised, nothing cut off.
+        inputs: float32 `(n, 3, size, size)`, the same part of the same images, normalised.
         captions: names of the true labels of each image.
     """
 
@@ -59,19 +62,16 @@ def pictured_indices(targets: npt.ArrayLike, count: int = 4) -> list[int]:
     return chosen
 
 
-def pictured_images(
-    dataset: Any, class_names: Sequence[str], transform: Callable[[Tensor], Tensor], count: int = 4
-) -> PicturedImages:
+def pictured_images(dataset: ImageDataset, transform: EvalTransform, count: int = 4) -> PicturedImages:
     """Choose images of a test set with several labels an image, and read them.
 
     Args:
-        dataset: items (uint8 image, ...), height x width x 3, with multi-hot `targets` `(n, classes)`.
-        class_names: one name a class.
-        transform: uint8 `(n, 3, height, width)` -> network inputs, as in evaluation.
+        dataset: the test set.
+        transform: that of the evaluation; what it cuts off or resizes is shown as the network gets it.
         count: images to choose.
     """
-    targets = np.asarray(dataset.targets)
-    indices = pictured_indices(targets, count)
-    images = torch.stack([torch.as_tensor(np.asarray(dataset[index][0])).permute(2, 0, 1) for index in indices])
-    captions = [", ".join(names_of(class_names, np.flatnonzero(targets[index] == 1))[0]) for index in indices]
-    return PicturedImages(images.numpy(), transform(images), captions)
+    labels = np.asarray(dataset.targets) == 1
+    indices = pictured_indices(labels, count)
+    images = transform.square(dataset.images(indices))
+    captions = [", ".join(names_of(dataset.class_names, np.flatnonzero(labels[index]))[0]) for index in indices]
+    return PicturedImages(images.numpy(), transform.normalise(images), captions)
