@@ -201,3 +201,26 @@ def test_images_of_a_test_set_are_shown_as_the_network_gets_them(size, crop):
         np.testing.assert_allclose(inputs, image / np.float32(255))
         assert caption.split(", ") == [test.class_names[label] for label in np.flatnonzero(test.targets[index])]
         assert len(caption.split(", ")) >= 2
+
+
+@pytest.mark.parametrize(
+    "settings, lanes", [({}, 2), ({"dandr": "off"}, 2), ({"num_selectors": 0}, 0), ({"num_selectors": 0, "tome": 6}, 0)]
+)
+def test_multi_lane_shows_its_lanes_unless_it_has_no_selectors(tiny_backbone, settings, lanes):
+    from cl_prompts.strategies.multi_lane import MultiLaneMethod, MultiLaneSettings
+
+    settings = {"num_selectors": 3, "num_prompts": 2, "prompt_layers": 2} | settings
+    generator = torch.Generator().manual_seed(0)
+    model = MultiLaneMethod(tiny_backbone, 4, MultiLaneSettings(**settings), generator)
+    for classes in ([0, 1], [3]):
+        model.begin_session(torch.tensor(classes))
+    found = patch_attention(model, pictured(side=16))
+    if not lanes:
+        assert found is None
+        return
+    rows, columns = found.grid
+    assert found.values.shape == (2, lanes, rows * columns)
+    np.testing.assert_allclose(found.values.sum(axis=-1), 1, rtol=1e-5)
+    assert found.values.std() > 0
+    assert 0 < found.prefix_share < 1
+    assert lane_names(model, lanes, None) == ["lane 0\n0, 1", "lane 1\n3"]

@@ -12,6 +12,8 @@ import pytest
 from evaluation_points import small_run
 
 from cl_prompts.logging import confusion_picture, curve_picture, glyphs, stream_picture, to_array
+from scenarios.ml_si_blurry import ml_si_blurry_plan
+from scenarios.mlcil import mlcil_plan
 from scenarios.si_blurry import si_blurry_plan
 
 
@@ -48,6 +50,31 @@ def test_stream_picture_of_many_and_of_absent_classes():
     assert figure.axes[0].images[0].get_array().shape == (3, 61)
     assert len(figure.axes[0].get_xticks()) <= 30
     assert not written(figure)
+
+
+def test_stream_picture_counts_visible_positives_where_labels_are_several():
+    targets = (np.random.default_rng(1).random((60, 4)) < 0.5).astype(np.uint8)
+    targets[np.arange(60), np.arange(60) % 4] = 1
+    names = ["ant", "bee", "cat", "dog"]
+    plan = mlcil_plan(targets, base=0, increment=2, order=[2, 0, 3, 1], seed=1, class_names=names, dataset_name="toy")
+    figure = stream_picture(plan)
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["ant", "cat", "bee", "dog"]
+    positives = targets.sum(axis=0)
+    expected = {(0, 0): positives[0], (0, 1): positives[2], (1, 2): positives[1], (1, 3): positives[3]}
+    assert written(figure) == {cell: str(count) for cell, count in expected.items()}
+    sizes = [int(targets[:, columns].any(axis=1).sum()) for columns in ([0, 2], [1, 3])]
+    rows = [label.get_text() for label in axes.get_yticklabels()]
+    assert rows == [f"session {number}  ({size})" for number, size in enumerate(sizes)]
+    words = f"stream: {sum(sizes)} presentations of 60 images with several labels, 4 classes, 2 sessions"
+    assert figure.get_suptitle() == words
+    assert figure.axes[1].get_ylabel() == "visible positive labels"
+
+
+def test_stream_picture_of_images_that_come_once():
+    targets = np.eye(4, dtype=np.uint8)[np.arange(60) % 4]
+    plan = ml_si_blurry_plan(targets, n_sessions=3, stream_batch=5, seed=1)
+    assert stream_picture(plan).get_suptitle() == "stream: 60 images with several labels, 4 classes, 3 sessions"
 
 
 @pytest.mark.parametrize("percent", [0, 100])
