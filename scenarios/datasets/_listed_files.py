@@ -1,0 +1,160 @@
+"""Image files that official label files name: all are there, and each part becomes a data set of several labels.
+
+Pixels are decoded before the run where they fit into memory, else at each use: a set of 20 GB is not read through only
+to be read again. The identity therefore covers names, labels and sizes of the files, not their bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from scenarios.datasets._decoding import Decoder, FilePixels
+from scenarios.datasets._image_files import ImageFilesSettings, plan_decoding, read_files, shifted
+from scenarios.datasets._selection import class_counts, describe_subset, training_subset
+from scenarios.datasets.base import ImageDataset, PixelSource, Progress, label_bytes
+from scenarios.errors import DataError
+
+
+@dataclass(frozen=True)
+class LabelledFiles:
+    """The files of one part in data-set order.
+
+    Attributes:
+        folder: folder of the image files.
+        names: file names in it.
+        targets: multi-hot uint8 `(files, classes)`; a file without a label keeps its row.
+        known: bool `(files, classes)` or None, as in `ImageDataset`.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    targets: np.ndarray
+    known: np.ndarray | None = None
+
+    def take(self, positions: np.ndarray) -> LabelledFiles:
+        """The files at these positions."""
+        known = None if self.known is None else self.known[positions]
+        return LabelledFiles(self.folder, tuple(self.names[i] for i in positions), self.targets[positions], known)
+
+
+def file_datasets(
+    train: LabelledFiles,
+    test: LabelledFiles,
+    class_names: Sequence[str],
+    settings: ImageFilesSettings,
+    *,
+    identity: dict[str, str | int],
+    advice: str,
+    image_size: int,
+    progress: Progress | None,
+) -> tuple[ImageDataset, ImageDataset]:
+    """Training and test part, every file found.
+
+    Args:
+        train: files and labels of the training part, before any subset.
+        test: of the test part.
+        class_names: one name a column.
+        settings: subset and decoding.
+        identity: name, version and rules of the labels.
+        advice: what to do when a file is missing or damaged, an order.
+        image_size: side in pixels where the settings leave it open.
+        progress: called with (files done, files in all) where files are decoded before the run.
+
+    Raises:
+        DataError: a missing file; an unreadable one where pixels fit into memory.
+    """
+    chosen, subset_notes = training_subset(train.targets, class_names, settings)
+    parts = {"train": train.take(chosen), "test": test}
+    sizes = {word: _sizes(part, advice) for word, part in parts.items()}
+    total = sum(len(part.names) for part in parts.values())
+    decoder, cached, decoding_notes = plan_decoding(settings, image_size, total)
+    before = {"train": 0, "test": len(chosen)}
+    subsets = {"train": describe_subset(settings), "test": "all"}
+    first_notes = {"train": [*subset_notes, *decoding_notes], "test": []}
+
+    def made(word: str) -> ImageDataset:
+        part = parts[word]
+        report = shifted(progress, before[word], total)
+        return ImageDataset(
+            _pixels(part, decoder, cached, advice, report),
+            part.targets,
+            class_names,
+            known=part.known,
+            identity={
+                **identity,
+                "part": word,
+                "subset": subsets[word],
+                "image_size": decoder.size,
+                "interpolation": decoder.interpolation,
+                "sha256": _digest(part, sizes[word], class_names),
+            },
+            notes=[*first_notes[word], *_label_notes(part, class_names, word)],
+        )
+
+    return made("train"), made("test")
+
+
+def _sizes(part: LabelledFiles, advice: str) -> np.ndarray:
+    """Bytes of each file, int64 `(files,)`, from one look into the folder."""
+    try:
+        with os.scandir(part.folder) as entries:
+            found = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    except OSError as error:
+        raise DataError(f"folder {part.folder} cannot be read ({error.strerror}); {advice}") from error
+    # A name that another system spells in other code points is still found when it is asked for.
+    sizes = [found[name] if name in found else _size(part.folder / name) for name in part.names]
+    missing = [name for name, size in zip(part.names, sizes, strict=True) if size < 0]
+    if missing:
+        count = f" ({len(missing)} of {len(sizes)} images are missing)" if len(missing) > 1 else ""
+        raise DataError(f"image {part.folder / missing[0]} is missing{count}; {advice}")
+    return np.array(sizes, dtype=np.int64)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else -1
+    except (OSError, ValueError):
+        return -1
+
+
+def _pixels(part: LabelledFiles, decoder: Decoder, cached: bool, advice: str, report: Progress | None) -> PixelSource:
+    paths = [part.folder / name for name in part.names]
+    if not cached:
+        return FilePixels(paths, decoder, checked=False)
+    files = read_files(paths, decoder, cached=True, report=report)
+    if files.skipped:
+        count = f"; {len(files.skipped)} of {len(paths)} files cannot be used" if len(files.skipped) > 1 else ""
+        raise DataError(f"{files.skipped[0]}{count}; {advice}")
+    return files.pixels
+
+
+def _digest(part: LabelledFiles, sizes: np.ndarray, class_names: Sequence[str]) -> str:
+    """Hashes class names, file names, sizes and labels, whatever the folder is called."""
+    text = "\n".join([*class_names, "", *part.names])
+    digest = hashlib.sha256(unicodedata.normalize("NFC", text).encode("utf-8", "surrogateescape"))
+    digest.update(sizes.astype("<i8").tobytes())
+    digest.update(label_bytes(part.targets, part.known))
+    return digest.hexdigest()
+
+
+def _label_notes(part: LabelledFiles, class_names: Sequence[str], word: str) -> list[str]:
+    """What is unusual about the labels of a part, counted."""
+    notes = []
+    blank = np.count_nonzero(~part.targets.any(axis=1))
+    if blank:
+        notes.append(f"{blank} of {len(part.names)} {word} images have no label; no stream or evaluation uses them")
+    absent = np.flatnonzero(class_counts(part.targets, len(class_names)) == 0)
+    if len(absent):
+        notes.append(
+            f"{len(absent)} of {len(class_names)} classes have no {word} image (first: {class_names[absent[0]]!r})"
+        )
+    if part.known is not None and not part.known.all():
+        notes.append(f"{np.count_nonzero(~part.known)} labels of {word} images are neither positive nor negative")
+    return notes
