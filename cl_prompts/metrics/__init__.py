@@ -10,6 +10,7 @@
 | `f1` | CF1 in both meanings, OF1, and the best threshold, an oracle |
 | `multi_label` | all of them at once: `evaluate_logits`; the rules for ties, missing positives and the threshold |
 | `labels` | one label or several: the check at the door of every metric |
+| `calibration` | calibration error and reliability table of single labels |
 | `trajectory` | results after every task from logits stored once |
 | `usage` | entropy of prompt usage |
 | `records` | `EvaluationPoint`, `MultiLabelPoint`: what one evaluation measured |
@@ -28,6 +29,7 @@ from cl_prompts.metrics.accuracy import (
     total_accuracy,
 )
 from cl_prompts.metrics.anytime import a_auc, a_auc_trapz, a_avg, a_last
+from cl_prompts.metrics.calibration import CalibrationReport, calibration
 from cl_prompts.metrics.confusion import confusion_matrix
 from cl_prompts.metrics.forgetting import APForgetting, LastForgetting, ap_forgetting, f_last, session_forgetting
 from cl_prompts.metrics.labels import require_one_label, require_several_labels
@@ -52,6 +54,7 @@ from cl_prompts.metrics.usage import usage_entropy
 __all__ = [
     "METRICS",
     "APForgetting",
+    "CalibrationReport",
     "EvaluationPoint",
     "LastForgetting",
     "MultiLabelPoint",
@@ -71,6 +74,7 @@ __all__ = [
     "ap_forgetting",
     "average_precision",
     "best_threshold",
+    "calibration",
     "cf1",
     "class_accuracy",
     "class_accuracy_matrix",

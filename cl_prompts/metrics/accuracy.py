@@ -23,8 +23,9 @@ def total_accuracy(correct: npt.ArrayLike, count: npt.ArrayLike) -> float:
     >>> total_accuracy([3, 0, 1], [4, 0, 4])
     0.5
     """
-    total = int(np.sum(count))
-    return float(np.sum(correct) / total) if total else float("nan")
+    hits, samples = _numbers_of_samples(correct, count)
+    total = samples.sum()
+    return float(hits.sum() / total) if total else float("nan")
 
 
 def class_accuracy(correct: npt.ArrayLike, count: npt.ArrayLike) -> FloatArray:
@@ -33,8 +34,7 @@ def class_accuracy(correct: npt.ArrayLike, count: npt.ArrayLike) -> FloatArray:
     >>> class_accuracy([3, 0, 1], [4, 0, 4])
     array([0.75,  nan, 0.25])
     """
-    hits = np.asarray(correct, np.float64)
-    total = np.asarray(count, np.float64)
+    hits, total = _numbers_of_samples(correct, count)
     return np.divide(hits, total, out=np.full(hits.shape, np.nan), where=total > 0)
 
 
@@ -47,8 +47,8 @@ def official_class_accuracy(correct: npt.ArrayLike, count: npt.ArrayLike) -> Flo
     >>> official_class_accuracy([3, 0], [4, 0]).round(6)
     array([0.749998, 0.      ], dtype=float32)
     """
-    hits = np.asarray(correct, np.float32)
-    return hits / (np.asarray(count, np.float32) + np.float32(1e-5))
+    hits, total = _numbers_of_samples(correct, count)
+    return hits.astype(np.float32) / (total.astype(np.float32) + np.float32(1e-5))
 
 
 def accuracy_of_kind(correct: npt.ArrayLike, count: npt.ArrayLike, class_kind: npt.ArrayLike, kind: int) -> float:
@@ -91,3 +91,14 @@ def accuracy_by_training_samples(
     group = np.searchsorted(borders, np.asarray(training_samples, np.float64), side="right") - 1
     hits, total = np.asarray(correct), np.asarray(count)
     return np.array([total_accuracy(hits[group == g], total[group == g]) for g in range(len(borders) - 1)])
+
+
+def _numbers_of_samples(correct: npt.ArrayLike, count: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Both as float64 arrays; refused where they cannot be numbers of correct and of all samples."""
+    hits, total = np.asarray(correct, np.float64), np.asarray(count, np.float64)
+    if hits.shape != total.shape or np.any(hits > total) or np.any(hits < 0):
+        raise MetricError(
+            f"accuracy: correct {hits.shape} must lie in 0..count {total.shape} for each class, the numbers of test "
+            "samples; for multi-hot labels and predictions use mAP, CF1 and OF1 (evaluate_logits)"
+        )
+    return hits, total

@@ -88,10 +88,21 @@ def a_last(sessions: npt.ArrayLike) -> float:
     >>> a_last([0.75, 0.5, 0.25])
     0.25
     """
-    values = np.asarray(sessions, np.float64)
+    values = _curve(sessions)
     return float(values[-1]) if values.size else float("nan")
 
 
 def _measured(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    array = np.asarray(values, np.float64)
+    array = _curve(values)
     return array[~np.isnan(array)]
+
+
+def _curve(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """One value an evaluation; a table of labels would otherwise pass for many."""
+    array = np.asarray(values, np.float64)
+    if array.ndim != 1:
+        raise MetricError(
+            f"anytime metrics: shape {array.shape} is not allowed; give one value an evaluation, shape (n,): its "
+            "accuracy, or with several labels a sample its mAP (evaluate_logits)"
+        )
+    return array

@@ -129,7 +129,13 @@ def _lost(matrix: FloatArray, row: int) -> FloatArray:
 
 
 def _matrix(class_accuracy: npt.ArrayLike) -> FloatArray:
-    matrix = np.asarray(class_accuracy, np.float64)
+    given = np.asarray(class_accuracy)
+    if given.size and given.dtype.kind in "iub":
+        raise MetricError(
+            f"class_accuracy: dtype {given.dtype} looks like labels; give fractions in floats, one row a session; "
+            "for multi-hot labels use ap_forgetting on the average precisions of evaluate_logits"
+        )
+    matrix = given.astype(np.float64)
     if matrix.ndim != 2:
         raise MetricError(f"class_accuracy: shape {matrix.shape} is not allowed; give one row a session, (T, C)")
     return matrix

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -129,16 +129,8 @@ def evaluate_logits(
     """
     if scores not in get_args(ScoreKind):
         raise MetricError(f"scores={scores!r}: choose one of {', '.join(get_args(ScoreKind))}")
-    chosen = np.asarray(columns)
-    positive, known_entries = split_labels(targets, known, "mAP, CF1 and OF1")
-    table: npt.NDArray[Any] = np.asarray(logits, np.float32)
-    if table.shape != positive.shape or chosen.shape != positive.shape[1:] or chosen.dtype != bool:
-        raise MetricError(
-            f"logits {table.shape}, targets {positive.shape}, columns {chosen.dtype} {chosen.shape}: expected (n, C), "
-            "(n, C) and bool (C,)"
-        )
-    table, positive, known_entries = (array[:, chosen] for array in (table, positive, known_entries))
-    probabilities = sigmoid32(score_table(table, positive.shape))
+    table, positive, known_entries, chosen = evaluated_part(logits, targets, columns, known, "mAP, CF1 and OF1")
+    probabilities = sigmoid32(table)
     precisions = np.full(len(chosen), np.nan)
     precisions[chosen] = average_precision(table if scores == "logit" else probabilities, positive, known=known_entries)
     positives = np.zeros(len(chosen), np.int64)
@@ -150,10 +142,38 @@ def evaluate_logits(
 
     return MultiLabelResult(
         columns=chosen.copy(),
-        images=len(table),
+        images=len(positive),
         positives=positives,
         average_precision=precisions,
         scores=scores,
         thresholds=tuple(at(threshold) for threshold in thresholds),
         oracle=at(best_threshold(probabilities, positive, known=known_entries).threshold),
     )
+
+
+class EvaluatedPart(NamedTuple):
+    """The columns k of an evaluation: float32 logits, positive and known labels, `(n, k)` each; which, bool `(C,)`."""
+
+    logits: npt.NDArray[np.float32]
+    positive: npt.NDArray[np.bool_]
+    known: npt.NDArray[np.bool_]
+    columns: npt.NDArray[np.bool_]
+
+
+def evaluated_part(
+    logits: npt.ArrayLike, targets: npt.ArrayLike, columns: npt.ArrayLike, known: npt.ArrayLike | None, metric: str
+) -> EvaluatedPart:
+    """Check what `metric` is given and keep only the evaluated columns; arguments as in `evaluate_logits`.
+
+    Raises:
+        MetricError: shapes that differ, NaN in an evaluated column, targets that are no multi-hot rows.
+    """
+    positive, known_entries = split_labels(targets, known, metric)
+    table, chosen = np.asarray(logits, np.float32), np.asarray(columns)
+    if table.shape != positive.shape or chosen.shape != positive.shape[1:] or chosen.dtype != bool:
+        raise MetricError(
+            f"logits {table.shape}, targets {positive.shape}, columns {chosen.dtype} {chosen.shape}: expected (n, C), "
+            "(n, C) and bool (C,)"
+        )
+    seen = score_table(table[:, chosen], (len(table), int(chosen.sum())))
+    return EvaluatedPart(seen, positive[:, chosen], known_entries[:, chosen], chosen)

@@ -217,3 +217,40 @@ def test_usage_entropy_lies_between_one_prompt_and_all(counts):
         assert -1e-12 <= value <= math.log(used) + 1e-12
         assert metrics.usage_entropy([count * 3 for count in counts]) == pytest.approx(value)
         assert metrics.usage_entropy([7] * used) == pytest.approx(math.log(used))
+
+
+MULTI_HOT = np.array([[0, 1, 1], [1, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        lambda labels: metrics.require_one_label(labels, "accuracy"),
+        lambda labels: metrics.confusion_matrix(labels, np.array([0, 1]), 3),
+        lambda labels: metrics.confusion_matrix(np.array([0, 1]), labels, 3),
+        lambda labels: metrics.total_accuracy(labels, 1 - labels),
+        lambda labels: metrics.total_accuracy(labels, [1, 1, 1]),
+        lambda labels: metrics.class_accuracy(labels, 1 - labels),
+        lambda labels: metrics.official_class_accuracy(labels, 1 - labels),
+        lambda labels: metrics.accuracy_of_kind(labels.T, 1 - labels.T, [0, 0, 0], 0),
+        lambda labels: metrics.a_auc(labels),
+        lambda labels: metrics.a_avg(labels),
+        lambda labels: metrics.a_last(labels),
+        lambda labels: metrics.f_last(labels),
+        lambda labels: metrics.f_last(labels.astype(np.uint8)),
+        lambda labels: metrics.session_forgetting(labels > 0, [0, 1, 1]),
+        lambda labels: metrics.task_accuracies(np.zeros((2, 3)), labels, np.ones((1, 3), bool)),
+    ],
+)
+def test_multi_hot_labels_are_refused_by_every_single_label_metric_and_the_right_one_is_named(metric):
+    with pytest.raises(MetricError, match=r"mAP|average precision") as error:
+        metric(MULTI_HOT)
+    assert "\n" not in str(error.value)
+
+
+def test_labels_of_the_right_kind_pass_both_doors():
+    assert metrics.require_one_label(np.array([2, 0], np.uint8), "accuracy").tolist() == [2, 0]
+    for rows in (MULTI_HOT, MULTI_HOT > 0, MULTI_HOT.astype(np.float32), np.where(MULTI_HOT, 1.0, np.nan)):
+        assert metrics.require_several_labels(rows, "mAP").shape == (2, 3)
+    with pytest.raises(MetricError, match=r"one class id a sample.*accuracy"):
+        metrics.require_several_labels(np.array([2, 0]), "mAP")
