@@ -1,9 +1,9 @@
 """Lanes in their exact fast form: all lanes in one call, nothing computed whose result is dropped.
 
-Four facts make it exact. The stream ignores the lanes. Only a lane's class token reaches the head, so summaries serve as
-keys and values alone. A key of a summary is linear in it, so the projection moves to the class-token side: the score of
-summary z is (Wk' q) z + q bk, the value is Wv (sum p z) + bv sum p, and no token but the class token is ever projected.
-The path of the selectors contains no image, so it is computed once for all of them.
+Four facts make it exact. The stream ignores the lanes. Only a lane's class token reaches the head, so summaries serve
+as keys and values alone. A key of a summary is linear in it, so the projection moves to the class-token side: the score
+of summary z is (Wk' q) z + q bk, the value is Wv (sum p z) + bv sum p, and no token but the class token is ever
+projected. The path of the selectors contains no image, so it is computed once for all of them.
 
 A lane then costs 14 D^2 + 2 S N D + 2 H S D + 2 (1 + K) D multiplications a block and image, and of the last block of
 the stream only the first norm is left. Where keys are normalised (`qk_norm`) scores are not linear: use the token form.

@@ -61,7 +61,7 @@ class AnytimeEvaluation(SupervisedPlugin):
         if not callable(evaluator) or not hasattr(evaluator, "point"):
             raise MetricError(
                 f"AnytimeEvaluation was given a {type(evaluator).__name__}; pass "
-                "Evaluator(test_dataset, num_classes=...) of cl_prompts.evaluation, or MultiLabelEvaluator for several labels an image"
+                "Evaluator(test_dataset, num_classes=...) of cl_prompts.evaluation, or its MultiLabelEvaluator"
             )
         if every < 0:
             raise MetricError(f"AnytimeEvaluation every={every}: give stream samples, or 0 for session ends alone")
@@ -71,7 +71,7 @@ class AnytimeEvaluation(SupervisedPlugin):
             raise MetricError("AnytimeEvaluation session_ends is empty; give StreamPlan.session_ends, or None")
         if deferred and (every or session_ends is None):
             raise MetricError(
-                "AnytimeEvaluation deferred=True measures session ends alone, after the last: give every=0 and session_ends"
+                "AnytimeEvaluation deferred=True measures session ends alone: give every=0 and session_ends"
             )
         self.evaluator: Any = evaluator
         self.every = every
@@ -187,14 +187,14 @@ class FinishedParts:
         parts = getattr(model, "parts", lambda: None)()
         if parts is None:
             raise MetricError(
-                f"AnytimeEvaluation deferred=True: {type(model).__name__} does not grow by finished parts, so its earlier "
-                "states cannot be measured later; set deferred=False (protocol.session_evaluation=live)"
+                f"AnytimeEvaluation deferred=True: {type(model).__name__} does not grow by finished parts, so its "
+                "earlier states cannot be measured later; set deferred=False (protocol.session_evaluation=live)"
             )
         changed = [number for number, state in enumerate(self._finished) if parts[number] != state]
         if changed:
             raise MetricError(
-                f"AnytimeEvaluation deferred=True: part {changed[0]} of {type(model).__name__} learned on after its session, "
-                "so the state then cannot be measured later; set deferred=False (protocol.session_evaluation=live)"
+                f"AnytimeEvaluation deferred=True: part {changed[0]} of {type(model).__name__} learned on after its "
+                "session, so its state then is lost; set deferred=False (protocol.session_evaluation=live)"
             )
         return parts
 

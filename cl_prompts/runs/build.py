@@ -12,15 +12,21 @@ import torch
 
 from cl_prompts.backbones import FrozenViT, build_backbone, normalisation
 from cl_prompts.errors import PlanError, UserError
-from cl_prompts.evaluation import Evaluator
+from cl_prompts.evaluation import Evaluator, MultiLabelEvaluator
+from cl_prompts.metrics.tables import MultiLabelTables, SingleLabelTables, Tables
 from cl_prompts.plugins import AnytimeEvaluation, Reservoir
 from cl_prompts.runs.schema import ProtocolSettings, RunConfig
 from cl_prompts.runs.seeds import Seeds
 from cl_prompts.strategies import load_strategy
 from cl_prompts.strategies.base import AUTOCAST, ContinualStrategy
-from scenarios import StreamPlan, benchmark_from_plan, load_dataset, si_blurry_plan
+from scenarios import Plan, benchmark_from_plan, load_dataset, load_plan, ml_si_blurry_plan, mlcil_plan, si_blurry_plan
 from scenarios.benchmark import PlannedBenchmark
 from scenarios.datasets import ImageDataset, read_dataset_settings
+from scenarios.ml_si_blurry import MLSiBlurrySettings
+from scenarios.mlcil import MLCILSettings
+from scenarios.multi_label_plan import MultiLabelPlan
+from scenarios.multi_label_settings import MultiLabelEvaluationSettings
+from scenarios.settings import Settings
 from scenarios.si_blurry import SiBlurrySettings
 from scenarios.transforms import EvalTransform, TrainTransform
 
@@ -40,7 +46,7 @@ class Data:
 
     train: ImageDataset
     test: ImageDataset
-    plan: StreamPlan
+    plan: Plan
 
 
 @dataclass
@@ -51,6 +57,8 @@ class Learner:
     benchmark: PlannedBenchmark
     evaluation: AnytimeEvaluation
     backbone: FrozenViT
+    tables: Tables
+    eval_transform: EvalTransform
 
 
 def check_device(name: str) -> torch.device:
@@ -78,23 +86,59 @@ def build_data(config: RunConfig, progress: Callable[[int, int], None] | None = 
     return Data(train, test, _plan(config, train))
 
 
-def _plan(config: RunConfig, train: ImageDataset) -> StreamPlan:
+def _plan(config: RunConfig, train: ImageDataset) -> Plan:
     if config.plan_path is not None:
-        plan = StreamPlan.load(config.plan_path)
+        plan = load_plan(config.plan_path)
+        _check_kind(config, plan)
         plan.check_targets(train.targets)
         _check_saved_plan(config, plan)
         return plan
-    keys = SiBlurrySettings.model_fields
-    return si_blurry_plan(
+    return GENERATORS[config.scenario.generator](config, train)
+
+
+def _arguments(config: RunConfig, settings: type[Settings], train: ImageDataset) -> dict[str, Any]:
+    """Keywords of a plan: the keys of the scenario that shape the stream, and what names it."""
+    shaping = settings.model_fields.keys() - MultiLabelEvaluationSettings.model_fields.keys()
+    named = {"seed": config.plan_seed, "class_names": train.class_names, "dataset_name": train.name}
+    return {key: getattr(config.scenario, key) for key in shaping} | named
+
+
+def _ml_si_blurry(config: RunConfig, train: ImageDataset) -> Plan:
+    return ml_si_blurry_plan(
         train.targets,
-        seed=config.plan_seed,
-        class_names=train.class_names,
-        dataset_name=train.name,
-        **{key: getattr(config.scenario, key) for key in keys},
+        known=train.known,
+        stream_batch=config.protocol.stream_batch,
+        **_arguments(config, MLSiBlurrySettings, train),
     )
 
 
-def _check_saved_plan(config: RunConfig, plan: StreamPlan) -> None:
+GENERATORS: dict[str, Callable[[RunConfig, ImageDataset], Plan]] = {
+    "si_blurry": lambda config, train: si_blurry_plan(train.targets, **_arguments(config, SiBlurrySettings, train)),
+    "mlcil": lambda config, train: mlcil_plan(
+        train.targets, known=train.known, **_arguments(config, MLCILSettings, train)
+    ),
+    "ml_si_blurry": _ml_si_blurry,
+}
+"""Word after `scenario.generator=` -> configuration and training set -> the stream."""
+
+
+def _check_kind(config: RunConfig, plan: Plan) -> None:
+    """A saved stream says by itself whether its images have several labels, and for which batches it was made."""
+    several = isinstance(plan, MultiLabelPlan)
+    if several != config.scenario.multi_label:
+        suited = "mlcil or ml_si_blurry" if several else "si_blurry"
+        raise PlanError(
+            f"scenario.plan={config.scenario.plan}: images with {'several labels' if several else 'one label'}; "
+            f"use scenario={suited} with it"
+        )
+    if isinstance(plan, MultiLabelPlan) and plan.stream_batch not in (None, config.protocol.stream_batch):
+        raise PlanError(
+            f"scenario.plan={config.scenario.plan}: its visible labels were decided for batches of {plan.stream_batch}; "
+            f"set protocol.stream_batch={plan.stream_batch}"
+        )
+
+
+def _check_saved_plan(config: RunConfig, plan: Plan) -> None:
     """What the check of the configuration knows of streams made here, it cannot know of saved ones."""
     users = {
         "protocol.train_mask=task": config.protocol.train_mask == "task",
@@ -115,7 +159,7 @@ def build_learner(config: RunConfig, data: Data, device: torch.device) -> Learne
     backbone = build_backbone(config.backbone, seed=seeds.init)
     mean, std = normalisation(config.backbone, data.train.normalisation)
     size, interpolation = config.backbone.img_size, config.backbone.interpolation
-    eval_transform = EvalTransform(size, mean, std, interpolation=interpolation)
+    eval_transform = EvalTransform(size, mean, std, interpolation=interpolation, crop=protocol.eval_crop)
     train_transform = TrainTransform(
         size,
         mean,
@@ -124,23 +168,18 @@ def build_learner(config: RunConfig, data: Data, device: torch.device) -> Learne
         per=protocol.augment_per,
         seed=seeds.augment,
         interpolation=interpolation,
+        crop=protocol.eval_crop,
     )
     benchmark = benchmark_from_plan(
         data.plan, data.train, data.test, view=scenario.view, task_label=scenario.task_label
     )
+    tables, evaluator = _measuring(config, data, benchmark, eval_transform, device)
     evaluation = AnytimeEvaluation(
-        Evaluator(
-            benchmark.test_stream[0].dataset,
-            num_classes=data.plan.num_classes,
-            transform=eval_transform,
-            batch_size=protocol.eval_batch,
-            device=device,
-            autocast=AUTOCAST[protocol.precision],
-            mask=protocol.eval_mask,
-        ),
+        evaluator,
         every=protocol.eval_every,
         rule=protocol.anytime_rule,
-        session_ends=data.plan.session_ends,
+        session_ends=data.plan.session_ends * protocol.epochs,
+        deferred=protocol.session_evaluation == "deferred",
     )
     plugins: list[Any] = [evaluation]
     if protocol.memory_size:
@@ -159,13 +198,49 @@ def build_learner(config: RunConfig, data: Data, device: torch.device) -> Learne
         train_transform=train_transform,
         eval_transform=eval_transform,
         optimizer=OPTIMIZERS[protocol.optimizer](protocol),
+        optimizer_scope=protocol.optimizer_scope,
+        lr_schedule=protocol.lr_schedule,
+        epochs=protocol.epochs,
+        shuffle_seed=seeds.order if protocol.shuffle else None,
         precision=protocol.precision,
         train_mb_size=protocol.stream_batch,
         eval_mb_size=protocol.eval_batch,
         device=device,
         plugins=plugins,
     )
-    return Learner(strategy, benchmark, evaluation, backbone)
+    if protocol.session_evaluation == "deferred" and strategy.model.parts() is None:
+        raise UserError(
+            f"protocol.session_evaluation=deferred: strategy={config.strategy_name} does not grow by finished parts, "
+            "so earlier sessions cannot be measured at the end; use live"
+        )
+    return Learner(strategy, benchmark, evaluation, backbone, tables, eval_transform)
+
+
+def _measuring(
+    config: RunConfig, data: Data, benchmark: PlannedBenchmark, transform: EvalTransform, device: torch.device
+) -> tuple[Tables, Evaluator | MultiLabelEvaluator]:
+    """What measures the run, and how it is written down."""
+    protocol, scenario, plan = config.protocol, config.scenario, data.plan
+    common: dict[str, Any] = {
+        "num_classes": plan.num_classes,
+        "transform": transform,
+        "batch_size": protocol.eval_batch,
+        "device": device,
+        "autocast": AUTOCAST[protocol.precision],
+    }
+    test = benchmark.test_stream[0].dataset
+    if not isinstance(scenario, MultiLabelEvaluationSettings):
+        return SingleLabelTables(plan.class_kind), Evaluator(test, mask=protocol.eval_mask, **common)
+    assert isinstance(plan, MultiLabelPlan)
+    evaluator = MultiLabelEvaluator(
+        test,
+        eval_images=scenario.eval_images,
+        final_seen=plan.seen_after[-1],
+        threshold=scenario.threshold,
+        scores=scenario.scores,
+        **common,
+    )
+    return MultiLabelTables(plan.class_kind, scenario), evaluator
 
 
 def check_test_classes(data: Data) -> None:
@@ -174,7 +249,8 @@ def check_test_classes(data: Data) -> None:
     Raises:
         PlanError: a class of the stream has no test image.
     """
-    tested = set(data.test.targets.tolist())
+    targets = np.asarray(data.test.targets)
+    tested = set(np.flatnonzero(targets.any(0)) if targets.ndim == 2 else targets.tolist())
     missing = [index for index, count in enumerate(data.plan.counts.sum(0)) if count and index not in tested]
     if missing:
         name = data.train.class_names[missing[0]]

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 
 from cl_prompts.errors import UserError
+from cl_prompts.evaluation import MultiLabelEvaluator
 from cl_prompts.logging import TensorBoardLog, TerminalProgress, print_header, print_summary, reading_progress
+from cl_prompts.logging.image_choice import pictured_images
 from cl_prompts.metrics.records import Point
-from cl_prompts.metrics.tables import SingleLabelTables, Tables
+from cl_prompts.metrics.tables import Tables
 from cl_prompts.runs.build import Data, Learner, build_data, build_learner, check_device, check_test_classes
 from cl_prompts.runs.directory import RunDirectory, RunSummary, Status
 from cl_prompts.runs.failures import INTERRUPTED, SUCCESS, TERMINATED, failure_text
@@ -24,6 +26,7 @@ from cl_prompts.runs.manifest import make_manifest, peak_memory_bytes
 from cl_prompts.runs.schema import RunConfig
 from cl_prompts.runs.seeds import Seeds
 from cl_prompts.runs.termination import Terminated, termination_as_interrupt
+from scenarios.multi_label_settings import MultiLabelEvaluationSettings
 from scenarios.plan import StreamPlanWarning
 
 
@@ -73,7 +76,7 @@ class _Record:
     def watch(self, learner: Learner, data: Data) -> None:
         """Follow the evaluations of a learner."""
         self.learner, self.data = learner, data
-        self.tables = SingleLabelTables(data.plan.class_kind)
+        self.tables = learner.tables
         # Behind a closure: a strategy that looks through its plugins by their attributes must not find the plan.
         learner.evaluation.subscribe(lambda strategy, point: self._on_evaluation(strategy, point))
 
@@ -86,7 +89,7 @@ class _Record:
             measured = {
                 "metrics": self.tables.summarise(evaluation.points, evaluation.sessions, sessions_planned=sessions),
                 "samples_seen": strategy.samples_seen,
-                "samples_planned": len(plan.order),
+                "samples_planned": len(plan.order) * strategy.train_epochs,
                 "sessions_planned": sessions,
                 "updates": strategy.updates,
                 "trainable_parameters": sum(tensor.numel() for _, tensor in strategy.model.named_trainables()),
@@ -137,7 +140,8 @@ def _run(config: RunConfig, device: torch.device, record: _Record, started: date
         check_test_classes(data)
         learner = build_learner(config, data, device)
     directory, plan, strategy = record.directory, data.plan, learner.strategy
-    notices = [text for text in (learner.backbone.notice, *data.train.notes, *data.test.notes) if text]
+    notes = (learner.backbone.notice, *strategy.model.notices(), *data.train.notes, *data.test.notes)
+    notices = [text for text in notes if text]
     directory.write_plan(plan)
     directory.write_manifest(
         make_manifest(
@@ -165,7 +169,7 @@ def _run(config: RunConfig, device: torch.device, record: _Record, started: date
         print_header(_header(config, data, learner), warnings=notices)
     record.watch(learner, data)
     with ExitStack() as stack:
-        total = len(plan.order)
+        total = len(plan.order) * config.protocol.epochs
         terminal = stack.enter_context(TerminalProgress(total, mode=config.progress))
         observers: list[Any] = [terminal]
         if config.tensorboard:
@@ -178,6 +182,7 @@ def _run(config: RunConfig, device: torch.device, record: _Record, started: date
                         plan=plan,
                         config_text=config.to_yaml(),
                         class_names=data.train.class_names,
+                        **_pictures(learner, data),
                     )
                 )
             )
@@ -186,6 +191,17 @@ def _run(config: RunConfig, device: torch.device, record: _Record, started: date
             strategy.train(experience, num_workers=config.num_workers)
         # Inside the block: a curve that cannot be closed is a failed run, not a finished one.
     record.write("finished")
+
+
+def _pictures(learner: Learner, data: Data) -> dict[str, Any]:
+    """What the pictures of several labels an image are drawn from; nothing where an image has one."""
+    evaluator = learner.evaluation.evaluator
+    if not isinstance(evaluator, MultiLabelEvaluator):
+        return {}
+    return {
+        "evaluated": lambda: evaluator.latest,
+        "pictured": pictured_images(data.test, learner.eval_transform),
+    }
 
 
 def _attach(learner: Learner, observers: Sequence[Any]) -> None:
@@ -207,14 +223,24 @@ def _header(config: RunConfig, data: Data, learner: Learner) -> dict[str, str | 
         f"normalisation {config.backbone.normalisation}",
         "weights": weights if sha256 is None else f"{weights}, sha256 {sha256[:12]}",
         "strategy": f"{config.strategy_name}, {trained:,} trainable parameters",
-        "protocol": f"{protocol.name}: batches of {protocol.stream_batch}",
+        "protocol": f"{protocol.name}: batches of {protocol.stream_batch}"
+        + (
+            f", {protocol.epochs} epochs{' in fresh orders' if protocol.shuffle else ''}" if protocol.epochs > 1 else ""
+        ),
     }
     if learner.strategy.needs.gradient:
         rows["updates"] = f"{protocol.updates_per_batch:g} for each batch, augmentation {protocol.augmentation}"
-        rows["optimizer"] = f"{protocol.optimizer}, lr {protocol.lr:g}, mask {protocol.train_mask}"
+        rate = f"lr {protocol.lr:g}" + (" with a cosine to 0" if protocol.lr_schedule == "cosine" else "")
+        mask = "visible labels" if config.scenario.multi_label else f"mask {protocol.train_mask}"
+        rows["optimizer"] = f"{protocol.optimizer}, {rate}, one a {protocol.optimizer_scope}, {mask}"
     if protocol.memory_size:
         rows["memory"] = f"{protocol.memory_size} past samples, {protocol.replay_batch} added to each batch"
     every = f"every {protocol.eval_every} samples and " if protocol.eval_every else ""
-    rows["evaluated"] = f"{every}at session ends, mask {protocol.eval_mask}"
+    what = (
+        f"on images: {config.scenario.eval_images}"
+        if isinstance(config.scenario, MultiLabelEvaluationSettings)
+        else f"mask {protocol.eval_mask}"
+    )
+    rows["evaluated"] = f"{every}at session ends, {what}"
     rows["device"] = f"{config.device}, {torch.get_num_threads()} threads, {protocol.precision}"
     return rows

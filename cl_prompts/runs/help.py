@@ -15,7 +15,7 @@ from cl_prompts import __version__
 from cl_prompts.runs.compose import Composer
 from cl_prompts.runs.fields import FieldText, field_texts, value_text
 from cl_prompts.runs.overrides import CHOICE_GROUPS
-from cl_prompts.runs.schema import GROUPS, RunSettings, group_schema
+from cl_prompts.runs.schema import GROUPS, RunSettings, group_schema, schema_name
 
 _GROUP_LINES = {
     "scenario": "which sample comes when",
@@ -57,7 +57,7 @@ def help_text(composer: Composer, choices: Mapping[str, str]) -> str:
     for group in GROUPS:
         if group in choices:
             record = values[group]
-            fields = dict(field_texts(group_schema(group, value_text(record.get("name")))))
+            fields = dict(field_texts(group_schema(group, value_text(schema_name(group, record)))))
             fields.pop("name", None)
             parts.append([f"Keys of {group}={choices[group]}, set as {group}.KEY=VALUE", *_keys(fields, record)])
     parts.append(["Options", *_columns(_OPTIONS)])

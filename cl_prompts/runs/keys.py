@@ -12,7 +12,7 @@ _LEAF_CUTOFF = 0.8
 _SYNONYMS = {
     "batch_size": "did you mean protocol.stream_batch?",
     "learning_rate": "did you mean protocol.lr?",
-    "epochs": "the stream passes once; protocol.updates_per_batch sets the optimizer steps for each batch",
+    "epochs": "did you mean protocol.epochs?",
     "n_tasks": "did you mean scenario.n_sessions?",
     "model": "did you mean backbone?",
     "gpu": "did you mean device? such as device=cuda",

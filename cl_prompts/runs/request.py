@@ -16,8 +16,11 @@ from cl_prompts.runs.compose import Composer, Composition, CompositionError, has
 from cl_prompts.runs.fields import close_match, value_text
 from cl_prompts.runs.overrides import CHOICE_GROUPS, Words, read_words, split_jobs, sweep_problems
 from cl_prompts.runs.rules import Problem
-from cl_prompts.runs.schema import GROUPS, RunConfig, group_schema
+from cl_prompts.runs.schema import GROUPS, RunConfig, group_schema, schema_name
 from cl_prompts.runs.validation import check_config
+from scenarios.ml_si_blurry import MLSiBlurrySettings
+from scenarios.mlcil import MLCILSettings
+from scenarios.multi_label_settings import MultiLabelEvaluationSettings
 from scenarios.si_blurry import SiBlurrySettings
 
 
@@ -252,7 +255,7 @@ def _recipe_misfits(
 def _is_foreign(key: str, raw: Mapping[str, Any]) -> bool:
     """Whether the choice made for the group of `key` has no such key."""
     group, _, leaf = key.partition(".")
-    name = raw[group].get("name") if group in GROUPS else None
+    name = schema_name(group, raw[group]) if group in GROUPS else None
     return name is not None and leaf not in group_schema(group, value_text(name)).model_fields
 
 
@@ -268,7 +271,15 @@ def _decided_by_plan(raw: Mapping[str, Any], typed: Mapping[str, Override]) -> l
     ]
 
 
-_STREAM_KEYS = frozenset(f"scenario.{key}" for key in (*SiBlurrySettings.model_fields, "seed"))
+_STREAM_KEYS = frozenset(
+    f"scenario.{key}"
+    for key in (
+        *SiBlurrySettings.model_fields,
+        *(MLCILSettings.model_fields.keys() | MLSiBlurrySettings.model_fields.keys())
+        - MultiLabelEvaluationSettings.model_fields.keys(),
+        "seed",
+    )
+)
 
 
 def _same_folders(configs: list[RunConfig]) -> list[str]:

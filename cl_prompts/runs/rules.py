@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cl_prompts.runs.fields import value_text
-from cl_prompts.runs.schema import RunConfig, ScenarioSettings
+from cl_prompts.runs.schema import RunConfig, SiBlurryScenario
 from scenarios.datasets import check_dataset
 from scenarios.errors import DataError
 
@@ -44,19 +44,15 @@ def _problem(config: RunConfig, key: str, reason: str) -> Problem:
     return Problem(key, f"{key}={value_text(value)}: {reason}")
 
 
-def _is_blurry(scenario: ScenarioSettings) -> bool:
-    """The stream is made here and some classes lie in several sessions."""
-    made_here = scenario.plan is None and scenario.n_sessions > 1
-    return made_here and scenario.disjoint_class_pct < 100 and scenario.blurry_sample_pct > 0
-
-
 def published_samplers_return_home(config: RunConfig) -> Iterator[Problem]:
     """Only the exact sampler has the switch `allow_home`."""
-    if config.scenario.mode != "exact" and config.scenario.allow_home:
+    scenario = config.scenario
+    assert isinstance(scenario, SiBlurryScenario)
+    if scenario.mode != "exact" and scenario.allow_home:
         yield _problem(
             config,
             "scenario.allow_home",
-            f"only scenario.mode=exact has this switch, mode={config.scenario.mode} always does so; "
+            f"only scenario.mode=exact has this switch, mode={scenario.mode} always does so; "
             "set scenario.allow_home=false",
         )
 
@@ -74,7 +70,7 @@ def boundary_masks_need_sessions(config: RunConfig) -> Iterator[Problem]:
 
 def task_mask_needs_disjoint_classes(config: RunConfig) -> Iterator[Problem]:
     """Classes that lie in several sessions belong to no single task."""
-    if config.protocol.train_mask == "task" and config.scenario.view == "sessions" and _is_blurry(config.scenario):
+    if config.protocol.train_mask == "task" and config.scenario.view == "sessions" and config.scenario.classes_return:
         yield _problem(
             config,
             "protocol.train_mask",
@@ -95,7 +91,7 @@ def required_boundaries_are_visible(config: RunConfig) -> Iterator[Problem]:
 
 def required_task_ids_exist(config: RunConfig) -> Iterator[Problem]:
     """A method that needs task identities needs sessions whose classes are their own."""
-    if config.strategy.needs.task_ids and (config.scenario.view == "merged" or _is_blurry(config.scenario)):
+    if config.strategy.needs.task_ids and (config.scenario.view == "merged" or config.scenario.classes_return):
         yield Problem(
             "strategy",
             f"strategy={config.strategy_name}: needs the task of each batch, which this stream does not have; "
@@ -148,12 +144,66 @@ def momentum_is_of_sgd(config: RunConfig) -> Iterator[Problem]:
 
 def labels_suit_method(config: RunConfig) -> Iterator[Problem]:
     """Images with several labels need a method that can learn from them."""
-    several = getattr(type(config.dataset), "multi_label", False)
-    if several and not config.strategy.needs.multi_label:
+    if _has_several(config) and not config.strategy.needs.multi_label:
         yield Problem(
             "strategy",
             f"strategy={config.strategy_name}: learns one label an image, dataset={config.dataset_name} has several; "
             "choose a method for several labels or another data set",
+        )
+
+
+def _has_several(config: RunConfig) -> bool:
+    return bool(getattr(config.dataset, "multi_label", False))
+
+
+def labels_suit_scenario(config: RunConfig) -> Iterator[Problem]:
+    """A stream of several labels an image needs a data set that has them, and the other way round."""
+    several, name = config.scenario.multi_label, config.scenario.name
+    if several and not _has_several(config):
+        yield Problem(
+            "dataset",
+            f"dataset={config.dataset_name}: has one label an image, scenario={name} needs several; "
+            "use dataset=digit_mosaics, voc2007, coco2014, or image_folder with dataset.labels=several",
+        )
+    if not several and _has_several(config):
+        yield Problem(
+            "dataset",
+            f"dataset={config.dataset_name}: has several labels an image, scenario={name} needs one; "
+            "use scenario=mlcil or ml_si_blurry, or another data set",
+        )
+
+
+def visible_labels_are_the_mask(config: RunConfig) -> Iterator[Problem]:
+    """With several labels an image the visible ones alone make the loss, and the classes seen the metrics."""
+    for key in ("train_mask", "eval_mask"):
+        if config.scenario.multi_label and getattr(config.protocol, key) != "exposed":
+            yield _problem(
+                config,
+                f"protocol.{key}",
+                f"has no effect on scenario={config.scenario.name}, where the visible labels decide; set it to exposed",
+            )
+
+
+def order_can_change(config: RunConfig) -> Iterator[Problem]:
+    """Streams without boundaries, and those whose batches decide what is visible, pass once and in order."""
+    scenario, protocol = config.scenario, config.protocol
+    if scenario.view != "merged" and not scenario.stays_in_order:
+        return
+    reason = "scenario.view=merged" if scenario.view == "merged" else f"scenario={scenario.name}"
+    if protocol.epochs > 1:
+        yield _problem(config, "protocol.epochs", f"{reason} passes once; set it to 1")
+    if protocol.shuffle:
+        yield _problem(config, "protocol.shuffle", f"{reason} has an order that must stay; set it to false")
+
+
+def sessions_can_be_deferred(config: RunConfig) -> Iterator[Problem]:
+    """Periodic points cannot wait for the end."""
+    if config.protocol.session_evaluation == "deferred" and config.protocol.eval_every:
+        yield _problem(
+            config,
+            "protocol.session_evaluation",
+            f"only session ends can be measured later; set protocol.eval_every=0 (it is {config.protocol.eval_every}), "
+            "or use live",
         )
 
 
@@ -229,7 +279,11 @@ RULES: tuple[Rule, ...] = (
     Rule(memory_suits_method, ("strategy", "protocol.memory_size")),
     Rule(memory_and_replay_go_together, ("protocol.memory_size", "protocol.replay_batch")),
     Rule(momentum_is_of_sgd, ("protocol.momentum", "protocol.optimizer")),
+    Rule(labels_suit_scenario, ("scenario", "dataset")),
     Rule(labels_suit_method, ("strategy", "dataset")),
+    Rule(visible_labels_are_the_mask, ("scenario", "protocol.train_mask", "protocol.eval_mask")),
+    Rule(order_can_change, ("scenario.view", "protocol.epochs", "protocol.shuffle")),
+    Rule(sessions_can_be_deferred, ("protocol.session_evaluation", "protocol.eval_every")),
     Rule(blocks_exist, ("strategy", "backbone.depth", "backbone.timm_name", "backbone.name")),
     Rule(dataset_is_there, ("dataset",)),
     Rule(plan_is_there, ("scenario.plan",)),

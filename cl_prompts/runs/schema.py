@@ -6,10 +6,10 @@ up by the name after `strategy=` and `dataset=`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BeforeValidator, Field, SerializeAsAny, create_model
@@ -17,11 +17,17 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, create_model
 from cl_prompts.backbones.settings import BackboneSettings
 from cl_prompts.strategies.declaration import StrategySettings, read_settings, strategy_names
 from scenarios.datasets import dataset_names, read_dataset_settings
+from scenarios.ml_si_blurry import MLSiBlurrySettings
+from scenarios.mlcil import MLCILSettings
 from scenarios.settings import Settings
 from scenarios.si_blurry import SiBlurrySettings
 
 GROUPS = ("scenario", "dataset", "backbone", "strategy", "protocol")
 """The groups of a configuration; each is one record of `RunConfig`. `experiment` overrides them and is none itself."""
+
+
+DEFAULT_GENERATOR = "si_blurry"
+"""What makes the stream of a scenario that does not say."""
 
 
 def _as_text(value: Any) -> Any:
@@ -41,10 +47,15 @@ NO_RECIPE = "none"
 """Choice of `experiment` that changes nothing: Hydra's command line has no other word for it."""
 
 
-class ScenarioSettings(SiBlurrySettings):
-    """Schema of `configs/scenario/*.yaml`: how the stream is made and what of it a strategy may see."""
+class ScenarioSettings(Settings):
+    """Keys that every scenario has: which stream, and what of it a strategy may see."""
 
     name: str = Field("si_blurry", description="the choice itself")
+    generator: str = Field(
+        DEFAULT_GENERATOR,
+        description="what makes the stream: a file of scenarios/",
+        json_schema_extra={"allowed": "si_blurry, mlcil or ml_si_blurry"},
+    )
     seed: int | None = Field(None, ge=0, lt=2**63, description="seed of the stream alone; null: the run's seed")
     plan: Text | None = Field(None, description="folder or file of a saved stream, used instead of making one")
     view: Literal["sessions", "merged"] = Field(
@@ -56,26 +67,80 @@ class ScenarioSettings(SiBlurrySettings):
         None, ge=0, description="one Avalanche task label for the whole stream; null: no task labels"
     )
 
+    multi_label: ClassVar[bool] = False
+    """Its images have several labels."""
+    stays_in_order: ClassVar[bool] = False
+    """What a batch shows depends on its place in the stream, so the order may not change."""
+
+    @property
+    def classes_return(self) -> bool:
+        """The stream is made here and some classes are learnt in several sessions."""
+        return False
+
+
+class SiBlurryScenario(SiBlurrySettings, ScenarioSettings):
+    """Schema of scenarios with `generator: si_blurry`."""
+
+    @property
+    def classes_return(self) -> bool:
+        """Blurry classes in more than one session."""
+        made_here = self.plan is None and self.n_sessions > 1
+        return made_here and self.disjoint_class_pct < 100 and self.blurry_sample_pct > 0
+
+
+class MLCILScenario(MLCILSettings, ScenarioSettings):
+    """Schema of scenarios with `generator: mlcil`."""
+
+    multi_label: ClassVar[bool] = True
+
+
+class MLSiBlurryScenario(MLSiBlurrySettings, ScenarioSettings):
+    """Schema of scenarios with `generator: ml_si_blurry`."""
+
+    multi_label: ClassVar[bool] = True
+    stays_in_order: ClassVar[bool] = True
+
+    @property
+    def classes_return(self) -> bool:
+        """Every stream of more than one session: labels beside the anchor return even without blur."""
+        return self.plan is None and self.n_sessions > 1
+
+
+SCENARIOS: dict[str, type[ScenarioSettings]] = {
+    "si_blurry": SiBlurryScenario,
+    "mlcil": MLCILScenario,
+    "ml_si_blurry": MLSiBlurryScenario,
+}
+"""Word after `scenario.generator=` -> schema."""
+
 
 class ProtocolSettings(Settings):
     """Schema of `configs/protocol/*.yaml`: everything that must be equal when methods are compared."""
 
     name: str = Field("online", description="the choice itself")
     stream_batch: int = Field(10, ge=1, description="images from the stream in a batch")
+    epochs: int = Field(1, ge=1, description="passes over each session; online streams have one")
+    shuffle: bool = Field(False, description="a fresh order of the session in every epoch; false: as planned")
     updates_per_batch: float = Field(
         3.0,
         gt=0,
         allow_inf_nan=False,
         description="optimizer steps for each batch; 0.5: one for every second batch; without gradient: unused",
     )
-    augmentation: Literal["none", "crop", "crop_flip", "autoaugment_cifar10", "autoaugment_imagenet"] = Field(
-        "crop", description="random change of the training images, fresh for each update"
-    )
+    augmentation: Literal[
+        "none", "crop", "crop_flip", "autoaugment_cifar10", "autoaugment_imagenet", "resized_crop_flip"
+    ] = Field("crop", description="random change of the training images, fresh for each update")
     augment_per: Literal["image", "batch"] = Field(
         "image", description="a draw for each image, or one draw that all images of a batch share"
     )
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="rule of the optimizer steps")
-    lr: float = Field(0.005, gt=0, allow_inf_nan=False, description="learning rate, constant over the stream")
+    optimizer_scope: Literal["stream", "session"] = Field(
+        "stream", description="one optimizer for the stream, or a fresh one, moments at zero, for each session"
+    )
+    lr: float = Field(0.005, gt=0, allow_inf_nan=False, description="learning rate")
+    lr_schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="constant, or cosine to 0 over the epochs of each session, one step an epoch"
+    )
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="weight decay")
     momentum: float = Field(0.0, ge=0, lt=1, description="momentum of sgd")
     train_mask: Literal["none", "exposed", "task", "batch", "session"] = Field(
@@ -89,6 +154,14 @@ class ProtocolSettings(Settings):
     anytime_rule: Literal["exact", "official"] = Field(
         "exact",
         description="evaluate at the sample count, or by the published trigger: one batch later, x rounded down",
+    )
+    session_evaluation: Literal["live", "deferred"] = Field(
+        "live",
+        description="evaluate at each session end, or all of them in one pass after the last, which needs a method "
+        "that grows by finished parts",
+    )
+    eval_crop: Literal["resize", "centre"] = Field(
+        "resize", description="images larger than the backbone wants are resized, or their centre is cut out"
     )
     eval_batch: int = Field(128, ge=1, description="images in an evaluation batch")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the backbone passes")
@@ -139,7 +212,7 @@ class RunConfig(RunSettings):
     experiment: Annotated[str | None, BeforeValidator(_recipe)] = Field(
         None, description="the recipe it was made with, recorded only"
     )
-    scenario: ScenarioSettings
+    scenario: SerializeAsAny[ScenarioSettings]
     dataset: SerializeAsAny[Settings]
     backbone: SerializeAsAny[BackboneSettings]
     strategy: SerializeAsAny[StrategySettings]
@@ -208,16 +281,16 @@ def _arguments(settings: Settings) -> dict[str, Any]:
 
 @cache
 def group_schema(group: str, name: str) -> type[Settings]:
-    """The settings class of one choice of a group, always with the key `name`.
+    """The settings class of one choice of a group, always with the key `name`; `name` as `schema_name` gives it.
 
     Raises:
-        KeyError: no method or data set of that name.
+        KeyError: no method, data set or generator of that name.
     """
     return _with_name(_SCHEMAS[group](name), name)
 
 
 def known_names(group: str) -> tuple[str, ...]:
-    """Names that select a schema of their own: methods and data sets; empty for groups with one schema."""
+    """Names that select a schema of their own: methods, data sets, generators; empty for groups with one schema."""
     return tuple(_NAMES[group]()) if group in _NAMES else ()
 
 
@@ -227,13 +300,28 @@ def _strategy_schema(name: str) -> type[Settings]:
 
 
 _SCHEMAS: dict[str, Callable[[str], type[Settings]]] = {
-    "scenario": lambda name: ScenarioSettings,
+    "scenario": SCENARIOS.__getitem__,
     "dataset": read_dataset_settings,
     "backbone": lambda name: BackboneSettings,
     "strategy": _strategy_schema,
     "protocol": lambda name: ProtocolSettings,
 }
-_NAMES = {"dataset": dataset_names, "strategy": strategy_names}
+_NAMES: dict[str, Callable[[], Iterable[str]]] = {
+    "scenario": lambda: SCENARIOS,
+    "dataset": dataset_names,
+    "strategy": strategy_names,
+}
+_SCHEMA_KEYS = {"scenario": "generator"}
+
+
+def schema_key(group: str) -> str:
+    """The key of a group's record that selects its schema: `name`, or where many choices share one, `generator`."""
+    return _SCHEMA_KEYS.get(group, "name")
+
+
+def schema_name(group: str, record: Mapping[str, Any]) -> Any:
+    """The value of that key in a record as given; a scenario without one is a Si-Blurry stream."""
+    return record.get(schema_key(group), DEFAULT_GENERATOR if group == "scenario" else None)
 
 
 def _with_name(schema: type[Settings], name: str) -> type[Settings]:

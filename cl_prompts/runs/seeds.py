@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PURPOSES = ("init", "augment", "replay")
+PURPOSES = ("init", "augment", "replay", "order")
 """Order fixed for good: a purpose's place is part of its seed. The stream has a seed of its own (`scenario.seed`);
 evaluation draws nothing."""
 
@@ -19,11 +19,13 @@ class Seeds:
         init: initial prompts, keys and head, and an untrained backbone.
         augment: random change of training images.
         replay: what the memory keeps and draws.
+        order: order of a session in each epoch, where the protocol shuffles.
     """
 
     init: int
     augment: int
     replay: int
+    order: int
 
     @classmethod
     def from_root(cls, root: int) -> Seeds:

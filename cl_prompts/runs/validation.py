@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from cl_prompts.runs.fields import close_match, field_texts, value_text
 from cl_prompts.runs.keys import unknown_key_text
 from cl_prompts.runs.rules import RULES, Problem, Rule
-from cl_prompts.runs.schema import GROUPS, RunConfig, RunSettings, group_schema, known_names
+from cl_prompts.runs.schema import GROUPS, RunConfig, RunSettings, group_schema, known_names, schema_key, schema_name
 from scenarios.settings import Settings
 
 _ABOUT_A_KEY = re.compile(r"(\w+)=.+?: ")
@@ -66,14 +66,15 @@ class _Check:
         if not isinstance(record, Mapping):
             self._add(group, f"{group}={value_text(record)}: choose a file of configs/{group}")
             return None
-        name = value_text(record.get("name"))
+        key = schema_key(group)
+        name = value_text(schema_name(group, record))
         self.names[group] = name
         known = known_names(group)
         if known and name not in known:
             close = close_match(name, known)
             self._add(
-                f"{group}.name",
-                f"{group}.name={name}: {f'did you mean {close}? ' if close else ''}choose one of {', '.join(known)}",
+                f"{group}.{key}",
+                f"{group}.{key}={name}: {f'did you mean {close}? ' if close else ''}choose one of {', '.join(known)}",
             )
             return None
         return group_schema(group, name)

@@ -2,8 +2,9 @@
 
 What it adds to Avalanche: samples in exactly the planned order, several updates on one stream batch (each with fresh
 augmentation), one label or several an image, classes counted as exposed from the labels alone, named losses, an
-optimizer that holds the trained tensors and nothing else, and closed-form learners in the same loop. Every hook is called where plugins expect it:
-`before/after_training_iteration` once around a stream batch, the inner hooks once for each update.
+optimizer that holds the trained tensors and nothing else, and closed-form learners in the same loop. Every hook is
+called where plugins expect it: `before/after_training_iteration` once around a stream batch, the inner hooks once for
+each update.
 """
 
 from __future__ import annotations
@@ -176,7 +177,7 @@ class ContinualStrategy(SupervisedTemplate):
 
     @property
     def running_accuracy(self) -> float:
-        """Share of correct training predictions of late, each before its update; NaN where images have several labels."""
+        """Share of correct training predictions of late, each before its update; NaN with several labels an image."""
         return self.watch.running_score("accuracy")
 
     @property

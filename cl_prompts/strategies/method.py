@@ -110,6 +110,10 @@ class Method(nn.Module):
         """Settings as they work, JSON-safe: no null that stands for "what the variant says"."""
         return self.settings.model_dump(mode="json")
 
+    def notices(self) -> list[str]:
+        """Sentences that a reader of the results must know, such as what the settings leave the method blind to."""
+        return []
+
     def prompt_usage(self) -> Tensor | None:
         """How often each prompt of the pool was chosen in training, (pool,); None without a pool."""
         return None

@@ -26,7 +26,7 @@ from cl_prompts.lanes import LaneInputs, fast_class_tokens, selector_path, selec
 from cl_prompts.masks import mask_logits
 from cl_prompts.strategies.base import ContinualStrategy
 from cl_prompts.strategies.declaration import Field, Needs, StrategySettings, model_validator
-from cl_prompts.strategies.lane import PROMPT_INITS, Lane
+from cl_prompts.strategies.lane import Lane
 from cl_prompts.strategies.method import Method, TrainingOutputs
 from cl_prompts.strategies.pinned_head import PinnedHead
 
@@ -310,6 +310,12 @@ class MultiLaneMethod(Method):
         visible = visible_labels(targets) & allowed
         total = visible_cross_entropy(logits, targets, visible).sum()
         return LOSS_NORMS[self.settings.loss_norm](total, visible)
+
+    def notices(self) -> list[str]:
+        """A lane without selectors and merged tokens sees no image."""
+        if self.settings.num_selectors or self.settings.tome:
+            return []
+        return ["strategy.num_selectors=0 without tome: lanes never see the image, every image gets the same logits"]
 
     # --- what pictures read -----------------------------------------------------------------------------------------
 

@@ -62,5 +62,5 @@ class TrainingWatch:
             losses = ", ".join(f"{name}={float(value):g}" for name, value in self.last_losses.items())
             raise StrategyError(
                 f"the loss is not finite after {samples_seen} samples and {updates} updates ({losses}); "
-                "lower protocol.lr or use protocol.precision=fp32; of several labels an image, read the visible ones only"
+                "lower protocol.lr, use protocol.precision=fp32, and never read a hidden label"
             )
