@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, field_validator
 
 from scenarios.datasets._selection import describe_subset, training_subset
-from scenarios.datasets.base import DatasetSettings, ImageDataset, Normalisation, array_dataset
+from scenarios.datasets.base import DatasetSettings, ImageDataset, Normalisation, PixelSource, array_dataset
 from scenarios.errors import DataError
 
 CELLS = 4
@@ -70,7 +70,7 @@ def partner(class_id: int, num_classes: int) -> int | None:
 
 
 def compose(
-    pixels: np.ndarray,
+    pixels: PixelSource,
     targets: np.ndarray,
     num_classes: int,
     settings: MosaicSettings,
@@ -85,8 +85,8 @@ def compose(
     drawn at random.
 
     Args:
-        pixels: source images uint8 `(sources, 3, side, side)`.
-        targets: their class ids int64 `(sources,)`, every class at least once.
+        pixels: square source images; only those drawn are read.
+        targets: their class ids int64 `(sources,)`; a class without a source is in no mosaic.
         num_classes: number of classes, columns of the result.
         settings: cardinality and attraction.
         images: mosaics to compose, at least one a class.
@@ -99,32 +99,39 @@ def compose(
         DataError: fewer images than classes, or fewer classes than labels in a mosaic.
     """
     numbers = _label_numbers(settings.cardinality_pct, images)
-    if images < num_classes:
+    present = np.unique(targets)
+    if images < len(present):
         raise DataError(
-            f"{images} mosaics cannot show {num_classes} classes; raise dataset.images_train and "
-            f"dataset.images_test to at least {num_classes}"
+            f"{images} mosaics cannot show {len(present)} classes; raise dataset.images_train and "
+            f"dataset.images_test to at least {len(present)}"
         )
-    if numbers.max() > num_classes:
+    if numbers.max() > len(present):
         raise DataError(
             f"dataset.cardinality_pct={list(settings.cardinality_pct)} wants {numbers.max()} labels in a mosaic but "
-            f"there are {num_classes} classes; set the later numbers to 0"
+            f"there are {len(present)} classes; set the later numbers to 0"
         )
     generator = np.random.Generator(np.random.PCG64(list(seed)))
     numbers = generator.permutation(numbers)
-    leading = generator.permutation(np.arange(images) % num_classes)
-    decks = [_Deck(np.flatnonzero(targets == class_id), generator) for class_id in range(num_classes)]
+    leading = generator.permutation(present[np.arange(images) % len(present)])
+    decks = {label: _Deck(np.flatnonzero(targets == label), generator) for label in present.tolist()}
     placed: list[tuple[int, int, int]] = []  # mosaic, cell, source image
     rows = np.zeros((images, num_classes), dtype=np.uint8)
     for mosaic, (number, first) in enumerate(zip(numbers.tolist(), leading.tolist(), strict=True)):
-        labels = _draw_labels(first, number, num_classes, settings.attraction_pct, generator)
+        labels = _draw_labels(first, number, list(decks), num_classes, settings.attraction_pct, generator)
         rows[mosaic, labels] = 1
         cells = generator.permutation(CELLS)[:number].tolist()
         placed += [(mosaic, cell, decks[label].draw()) for cell, label in zip(cells, labels, strict=True)]
+    return _paint(pixels, np.array(placed), images), rows
+
+
+def _paint(pixels: PixelSource, placed: np.ndarray, images: int) -> np.ndarray:
+    """Mosaics uint8 `(images, 3, 2 * side, 2 * side)` of (mosaic, cell, source) int64 `(placements, 3)`."""
+    mosaics, cells, sources = placed.T
+    used, which = np.unique(sources, return_inverse=True)
     side = pixels.shape[-1]
     canvas = np.zeros((images, 3, 2, side, 2, side), dtype=np.uint8)
-    mosaics, where, sources = np.array(placed).T
-    canvas[mosaics, :, where // 2, :, where % 2, :] = pixels[sources]
-    return canvas.reshape(images, 3, 2 * side, 2 * side), rows
+    canvas[mosaics, :, cells // 2, :, cells % 2, :] = pixels.read(used)[which]
+    return canvas.reshape(images, 3, 2 * side, 2 * side)
 
 
 def co_occurrence(rows: np.ndarray) -> np.ndarray:
@@ -141,7 +148,7 @@ def co_occurrence(rows: np.ndarray) -> np.ndarray:
 
 
 def mosaic_datasets(
-    parts: Sequence[tuple[np.ndarray, np.ndarray]],
+    parts: Sequence[tuple[PixelSource, np.ndarray]],
     class_names: Sequence[str],
     settings: MosaicSettings,
     *,
@@ -152,7 +159,7 @@ def mosaic_datasets(
     """Training and test mosaics of two disjoint pools.
 
     Args:
-        parts: source images uint8 `(sources, 3, side, side)` and class ids int64 `(sources,)` of train and test.
+        parts: square source images and their class ids int64 `(sources,)` of train and test.
         class_names: one name a class id.
         settings: how to compose them.
         identity: name, version and where the pools come from.
@@ -206,15 +213,17 @@ def _label_numbers(percentages: Sequence[int], images: int) -> np.ndarray:
     return np.repeat(np.arange(1, CELLS + 1), counts)
 
 
-def _draw_labels(first: int, number: int, num_classes: int, attraction_pct: int, generator: Any) -> list[int]:
+def _draw_labels(
+    first: int, number: int, classes: list[int], num_classes: int, attraction_pct: int, generator: Any
+) -> list[int]:
     labels = [first]
     while len(labels) < number:
+        absent = [label for label in classes if label not in labels]
         attracted = partner(labels[-1], num_classes)
-        if attracted is not None and attracted not in labels and generator.integers(100) < attraction_pct:
+        if attracted in absent and generator.integers(100) < attraction_pct:
             labels.append(attracted)
-            continue
-        absent = [class_id for class_id in range(num_classes) if class_id not in labels]
-        labels.append(absent[int(generator.integers(len(absent)))])
+        else:
+            labels.append(absent[int(generator.integers(len(absent)))])
     return labels
 
 
@@ -247,6 +256,6 @@ def _describe(rows: np.ndarray) -> str:
     if not attracted.any() or not others.any():
         return words
     return (
-        f"{words}; beside a class its partner is in {100 * shares[attracted].mean():.0f} % of the images, another "
-        f"class in {100 * shares[others].mean():.0f} %"
+        f"{words}; beside a class its partner is in {100 * np.nanmean(shares[attracted]):.0f} % of the images, another "
+        f"class in {100 * np.nanmean(shares[others]):.0f} %"
     )

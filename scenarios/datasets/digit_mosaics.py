@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from scenarios.datasets._digit_scans import NAMES, SPLIT_SEED, read_scans, split_scans
 from scenarios.datasets._mosaics import MosaicSettings, mosaic_datasets
-from scenarios.datasets.base import ImageDataset, Normalisation, Progress
+from scenarios.datasets.base import ArrayPixels, ImageDataset, Normalisation, Progress
 
 CELL = 16
 """Side in pixels of a cell, twice that of a scan."""
@@ -33,7 +33,7 @@ def load(
     pixels, targets = read_scans(CELL)
     pools = split_scans(targets, TEST_PCT)
     return mosaic_datasets(
-        [(pixels[pool], targets[pool]) for pool in pools],
+        [(ArrayPixels(pixels[pool]), targets[pool]) for pool in pools],
         NAMES,
         settings,
         identity={

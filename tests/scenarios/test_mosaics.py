@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pydantic import ValidationError
 
-from scenarios.datasets import load_dataset, read_dataset_settings
+from scenarios.datasets import check_dataset, load_dataset, read_dataset_settings
 from scenarios.datasets._digit_scans import read_scans, split_scans
 from scenarios.datasets._mosaics import MosaicSettings, co_occurrence, compose, partner
+from scenarios.datasets.base import ArrayPixels
 from scenarios.errors import DataError
 
 Digits = read_dataset_settings("digit_mosaics")
@@ -19,13 +22,13 @@ def mosaics():
     return load_dataset("digit_mosaics", image_size=224)
 
 
-def numbered_images(classes: int, each: int) -> tuple[np.ndarray, np.ndarray]:
+def numbered_images(classes: int, each: int) -> tuple[ArrayPixels, np.ndarray]:
     """Source images of one pixel whose red is the class + 1 and whose green is the number within the class + 1."""
     targets = np.repeat(np.arange(classes), each)
     pixels = np.zeros((len(targets), 3, 1, 1), dtype=np.uint8)
     pixels[:, 0, 0, 0] = targets + 1
     pixels[:, 1, 0, 0] = np.tile(np.arange(each), classes) + 1
-    return pixels, targets
+    return ArrayPixels(pixels), targets
 
 
 def test_content_is_pinned(mosaics):
@@ -162,6 +165,16 @@ def test_what_cannot_be_composed():
     assert compose(pixels, targets, 3, few, images=20, seed=(0,))[1].sum() == 30
 
 
+def test_classes_without_a_source_are_in_no_mosaic():
+    pixels, targets = numbered_images(8, 2)
+    made, rows = compose(
+        ArrayPixels(pixels.read(np.arange(10))), targets[:10], 8, MosaicSettings(), images=50, seed=(1,)
+    )
+    assert rows.shape == (50, 8)
+    assert np.array_equal(rows.any(axis=0), [True] * 5 + [False] * 3)
+    assert made[:, 0].max() == 5
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -177,3 +190,59 @@ def test_settings_refuse_what_is_not_allowed(values):
     with pytest.raises(ValidationError):
         Digits(**values)
     assert Digits(cardinality_pct=[100, 0, 0, 0]).cardinality_pct == (100, 0, 0, 0)
+
+
+# image_mosaics
+
+Own = read_dataset_settings("image_mosaics")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Five classes, three training and two test images each, whose one colour is class, part and number."""
+    root = tmp_path_factory.mktemp("images")
+    for part, count in ((1, 3), (2, 2)):
+        for class_id in range(5):
+            for number in range(count):
+                path = root / ("train", "test")[part - 1] / f"class {class_id}" / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (9, 7), (10 * (class_id + 1), 10 * part, 10 * (number + 1))).save(path)
+    return root
+
+
+def load_own(folder, image_size=8, **values):
+    return load_dataset("image_mosaics", Own(root=str(folder), **values), image_size=image_size)
+
+
+def test_own_images_fill_cells_of_their_own_part(folder):
+    for part, data in enumerate(load_own(folder, images_train=60, images_test=40), start=1):
+        assert data.class_names == tuple(f"class {class_id}" for class_id in range(5))
+        assert data.image_shape == (8, 8)
+        cells = data.images(range(len(data))).reshape(len(data), 3, 2, 4, 2, 4).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+        assert torch.equal(cells, cells[..., :1, :1].expand_as(cells))  # one colour a cell, the image whole
+        for row, image in zip(data.targets, cells[..., 0, 0], strict=True):
+            filled = image[image[:, 0] > 0]
+            assert sorted((filled[:, 0] // 10 - 1).tolist()) == np.flatnonzero(row).tolist()
+            assert (filled[:, 1] == 10 * part).all()
+
+
+def test_own_mosaics_do_not_depend_on_memory(folder):
+    cached, lazy = (load_own(folder, cache_mb=cache) for cache in (2048, 0))
+    assert cached[0].identity == lazy[0].identity
+    assert Own().multi_label
+    assert cached[0].identity["image_size"] == 8
+    assert load_own(folder, size=20)[0].image_shape == (20, 20)
+    assert load_own(folder, image_size=9)[0].image_shape == (8, 8)
+    assert load_own(folder, mosaic_seed=1)[0].identity["sha256"] != cached[0].identity["sha256"]
+
+
+def test_own_mosaics_refuse_what_image_folder_refuses(folder, tmp_path):
+    for settings_, text in (
+        (Own(), r"dataset\.root is not set"),
+        (Own(root=str(tmp_path / "no")), "does not exist"),
+        (Own(root=str(folder), test_pct=10), "no effect"),
+    ):
+        with pytest.raises(DataError, match=text):
+            check_dataset("image_mosaics", settings_)
+        with pytest.raises(DataError, match=text):
+            load_dataset("image_mosaics", settings_, image_size=8)
