@@ -54,19 +54,25 @@ class LabelBatch(torch.Tensor):
             DataError: `func` takes the largest entry of every row.
         """
         kwargs = dict(kwargs or {})
-        along_rows = len(args) > 1 or "dim" in kwargs or "axis" in kwargs
-        of_labels = bool(args) and isinstance(args[0], cls) and args[0].ndim > 1
-        if of_labels and (func in _TO_CLASS_IDS or (func in _LARGEST and along_rows)):
-            raise DataError(
-                f"a batch has label rows {tuple(args[0].shape)}, several labels an image: the largest entry of a row is"
-                " no class id, so an accuracy, forgetting or confusion metric would be meaningless; use mean average"
-                " precision (mAP), CF1 or OF1"
-            )
+        # Everything below reads the tensor as an ordinary one: even its shape would come back here.
         with torch._C.DisableTorchFunctionSubclass():
+            if func in _TO_CLASS_IDS | _LARGEST and isinstance(args[0], cls):
+                _refuse_class_ids(func, args[0], (*args[1:], *kwargs.values()))
             result = func(*args, **kwargs)
-        if func in _STILL_LABELS and isinstance(result, torch.Tensor) and not isinstance(result, cls):
-            return result.as_subclass(cls)
-        return result
+            if func in _STILL_LABELS and isinstance(result, torch.Tensor):
+                return result.as_subclass(cls)
+            return result
+
+
+def _refuse_class_ids(func: Callable[..., Any], labels: torch.Tensor, options: Sequence[Any]) -> None:
+    # The largest of all entries, or of two batches, is a label and no class id.
+    along_rows = func in _TO_CLASS_IDS or any(isinstance(option, int) for option in options)
+    if labels.ndim > 1 and along_rows:
+        raise DataError(
+            f"a batch has label rows {tuple(labels.shape)}, several labels an image: the largest entry of a row is no"
+            " class id, so an accuracy, forgetting or confusion metric would be meaningless; use mean average precision"
+            " (mAP), CF1 or OF1"
+        )
 
 
 def collate_labels(items: list[Any]) -> list[Any]:
