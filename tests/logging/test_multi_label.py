@@ -107,6 +107,27 @@ def test_session_lines_in_every_mode(stub, mode, lines):
     assert console.file.getvalue().count("session 0 after 20 samples") == lines
 
 
+def test_a_session_line_stays_above_a_bar_that_is_drawn(stub, clock):
+    console = Console(file=io.StringIO(), force_terminal=True, width=150, _environ={"TERM": "xterm"})
+    strategy = stub()
+    progress = TerminalProgress(80, console=console, clock=clock)
+    measured = iter([None, None, point(0), None, None])
+
+    def batch():
+        clock.sleep(1)
+        if (each := next(measured)) is not None:
+            progress.on_evaluation(strategy, each)
+
+    strategy.walk(progress, 5, batch)
+    lines = console.file.getvalue().split("\n")
+    (place,) = [number for number, line in enumerate(lines) if "session 0 after 20 samples" in line]
+    assert lines[place].endswith("at threshold 0.8")
+    # The bar is drawn again below it, with the new score.
+    assert "━" in "".join(lines[place + 1 :])
+    assert "anytime mAP" in "".join(lines[place + 1 :])
+    assert console.file.getvalue().count("\x1b[?25h") == 1
+
+
 def test_scores_before_the_first_evaluation_and_of_a_final_point_alone():
     history = ScoreHistory()
     assert history.words() == ""
