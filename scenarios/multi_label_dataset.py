@@ -16,7 +16,7 @@ import torch
 from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
 
 from scenarios._image_items import ImageSource, Transform, image_tensor, task_labels, transform_groups
-from scenarios._label_batch import collate_labels
+from scenarios._label_tensor import LabelTensor
 from scenarios.errors import DataError
 
 __all__ = ["LabelRows", "MultiLabelDataset", "MultiLabelImages", "NoClassIds", "label_states", "multi_label_dataset"]
@@ -121,7 +121,7 @@ class MultiLabelImages(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         sample = int(self.samples[index])
-        return image_tensor(self.source[sample][0], sample), torch.from_numpy(self.rows[index])
+        return image_tensor(self.source[sample][0], sample), torch.from_numpy(self.rows[index]).as_subclass(LabelTensor)
 
 
 class MultiLabelDataset(AvalancheDataset):
@@ -166,5 +166,4 @@ def multi_label_dataset(
         [MultiLabelImages(source, samples, rows)],
         data_attributes=[rows, DataAttribute(samples, "sample_ids"), *task_labels(task_label, len(samples))],
         transform_groups=transform_groups(transforms or {"train": None, "eval": None}),
-        collate_fn=collate_labels,
     )

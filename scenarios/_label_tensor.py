@@ -1,8 +1,8 @@
-"""Batches of label rows that refuse to be read as class ids.
+"""Label rows that refuse to be read as class ids.
 
 Avalanche's accuracy, forgetting and confusion metrics take the largest entry of a two-dimensional target for its class
-id. Of several labels an image that makes a number without meaning, and without an error. A batch of label rows is
-therefore a tensor that refuses exactly this step.
+id. Of several labels an image that makes a number without meaning, and without an error. Labels are therefore tensors
+that refuse exactly this step, from the item of a data set on: no data loader has to know.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import default_collate
 
 from scenarios.errors import DataError
 
@@ -34,10 +33,10 @@ _STILL_LABELS = frozenset(
 )
 
 
-class LabelBatch(torch.Tensor):
-    """Label rows, float32 `(batch, classes)`: an ordinary tensor, except that their largest entry is no class id.
+class LabelTensor(torch.Tensor):
+    """Label rows, float32 `(classes,)` or `(batch, classes)`: a tensor whose largest entry is no class id.
 
-    Moved, copied, joined and indexed batches stay what they are; what is computed from them is an ordinary tensor.
+    Moved, copied, joined and indexed rows stay what they are; what is computed from them is an ordinary tensor.
     """
 
     @classmethod
@@ -56,7 +55,7 @@ class LabelBatch(torch.Tensor):
         kwargs = dict(kwargs or {})
         # Everything below reads the tensor as an ordinary one: even its shape would come back here.
         with torch._C.DisableTorchFunctionSubclass():
-            if func in _TO_CLASS_IDS | _LARGEST and isinstance(args[0], cls):
+            if func in _TO_CLASS_IDS | _LARGEST and args and isinstance(args[0], cls):
                 _refuse_class_ids(func, args[0], (*args[1:], *kwargs.values()))
             result = func(*args, **kwargs)
             if func in _STILL_LABELS and isinstance(result, torch.Tensor):
@@ -73,9 +72,3 @@ def _refuse_class_ids(func: Callable[..., Any], labels: torch.Tensor, options: S
             " class id, so an accuracy, forgetting or confusion metric would be meaningless; use mean average precision"
             " (mAP), CF1 or OF1"
         )
-
-
-def collate_labels(items: list[Any]) -> list[Any]:
-    """A batch of `(x, y)` or `(x, y, task label)` items, with the label rows y as a `LabelBatch`."""
-    images, labels, *rest = default_collate(items)
-    return [images, labels.as_subclass(LabelBatch), *rest]
