@@ -26,6 +26,9 @@ class LabelKind(Protocol):
     def loss(self, logits: Tensor, targets: Tensor, allowed: Tensor) -> Tensor:
         """Mean classification loss over the competing columns `allowed`, bool `(classes,)`."""
 
+    def evaluation_loss(self, logits: Tensor, targets: Tensor, exposed: Tensor) -> Tensor:
+        """The same in evaluation; `exposed`, bool `(classes,)`, are the classes seen so far."""
+
     def hits(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Two numbers whose ratio is the running score of training, float `(2,)`: hits, and what could be hit."""
 
@@ -43,6 +46,10 @@ class OneLabel:
     def loss(self, logits: Tensor, targets: Tensor, allowed: Tensor) -> Tensor:
         """Cross-entropy over the competing classes."""
         return F.cross_entropy(logits.masked_fill(~allowed, float("-inf")), targets)
+
+    def evaluation_loss(self, logits: Tensor, targets: Tensor, exposed: Tensor) -> Tensor:
+        """Cross-entropy of masked logits: a class that does not compete is a large loss, not an infinite one."""
+        return F.cross_entropy(logits, targets)
 
     def hits(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Share of correct predictions over one."""
@@ -63,6 +70,10 @@ class SeveralLabels:
         """Binary cross-entropy, mean over the visible labels of the competing columns."""
         visible = visible_labels(targets) & allowed
         return visible_cross_entropy(logits, targets, visible).sum() / visible.sum().clamp(min=1)
+
+    def evaluation_loss(self, logits: Tensor, targets: Tensor, exposed: Tensor) -> Tensor:
+        """The same over the columns of the classes seen so far."""
+        return self.loss(logits, targets, exposed)
 
     def hits(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Twice the true positives over positives and predictions at probability 0.5: micro F1."""

@@ -120,8 +120,8 @@ class MultiLabelEvaluator:
         known = ~np.isnan(targets)
         if not known.any():
             return float("nan")
-        tensors = (torch.from_numpy(array).double() for array in (logits, targets))
-        return float(visible_cross_entropy(*tensors, torch.from_numpy(known)).sum() / known.sum())
+        scores, labels = torch.from_numpy(logits).double(), torch.from_numpy(targets).double()
+        return float(visible_cross_entropy(scores, labels, torch.from_numpy(known)).sum() / known.sum())
 
 
 def _label_rows(dataset: Any, num_classes: int) -> npt.NDArray[np.float32]:

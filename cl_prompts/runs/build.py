@@ -133,7 +133,7 @@ def _check_kind(config: RunConfig, plan: Plan) -> None:
         )
     if isinstance(plan, MultiLabelPlan) and plan.stream_batch not in (None, config.protocol.stream_batch):
         raise PlanError(
-            f"scenario.plan={config.scenario.plan}: its visible labels were decided for batches of {plan.stream_batch}; "
+            f"scenario.plan={config.scenario.plan}: its visible labels are those of batches of {plan.stream_batch}; "
             f"set protocol.stream_batch={plan.stream_batch}"
         )
 

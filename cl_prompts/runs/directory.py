@@ -29,7 +29,7 @@ from cl_prompts.metrics.tables import Tables
 from cl_prompts.runs.files import cannot_write, json_text, overwrite_text, write_csv, write_json, write_text
 
 if TYPE_CHECKING:
-    from scenarios.plan import StreamPlan
+    from scenarios.plans import Plan
 
 Status = Literal["running", "finished", "interrupted", "failed"]
 
@@ -134,7 +134,7 @@ class RunDirectory:
         """Write what `manifest.make_manifest` collected to `manifest.json`."""
         write_json(self.path / "manifest.json", manifest)
 
-    def write_plan(self, plan: StreamPlan) -> None:
+    def write_plan(self, plan: Plan) -> None:
         """Save the stream as `plan.npz` and `plan.json`."""
         try:
             plan.save(self.path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
@@ -26,14 +26,24 @@ def check_single_process() -> None:
         )
 
 
-def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
-    """Refuse a value that is no choice.
+def check_loop(updates_per_batch: float, epochs: int, **choices: tuple[str, Collection[str]]) -> None:
+    """Refuse a loop that cannot be.
+
+    Args:
+        updates_per_batch: a positive number.
+        epochs: at least 1.
+        choices: argument -> its value and the allowed ones.
 
     Raises:
-        StrategyError: names the choices.
+        StrategyError: names the argument and what is allowed.
     """
-    if value not in choices:
-        raise StrategyError(f"{argument}={value!r}: must be one of {', '.join(choices)}")
+    if not 1e-6 <= updates_per_batch < float("inf"):
+        raise StrategyError(f"updates_per_batch={updates_per_batch}: must be a number of at least 0.000001")
+    if epochs < 1:
+        raise StrategyError(f"epochs={epochs}: must be a whole number of at least 1")
+    for argument, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise StrategyError(f"{argument}={value!r}: must be one of {', '.join(allowed)}")
 
 
 def check_parts(strategy: str, backbone: Any, settings: Any, settings_class: type[StrategySettings], make: Any) -> None:

@@ -9,8 +9,7 @@ each update.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -27,21 +26,18 @@ from cl_prompts.errors import StrategyError
 from cl_prompts.labels import label_kind
 from cl_prompts.masks import EVAL_MASKS, FINITE_FILL, MASK_POLICIES, ClassTracker, mask_logits
 from cl_prompts.strategies.argument_checks import (
-    check_choice,
     check_experience_labels,
+    check_loop,
     check_mask_fits,
     check_parts,
     check_single_process,
-    needs_transform,
 )
 from cl_prompts.strategies.declaration import StrategySettings
+from cl_prompts.strategies.images import EvalTransform, ImagePreparation, TrainTransform
 from cl_prompts.strategies.method import Method, TrainingOutputs
 from cl_prompts.strategies.optimization import OPTIMIZER_SCOPES, SCHEDULES, MakeOptimizer, Optimization
-from cl_prompts.strategies.passes import EpochOrder, PresentationCount
+from cl_prompts.strategies.passes import EpochOrder
 from cl_prompts.strategies.watch import TrainingWatch
-
-TrainTransform = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
-EvalTransform = Callable[[Tensor], Tensor]
 
 AUTOCAST: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
 """Precision named in a configuration -> autocast dtype; None computes as the weights are."""
@@ -116,15 +112,15 @@ class ContinualStrategy(SupervisedTemplate):
         evaluator: EvaluationPlugin | None = None,
     ) -> None:
         check_single_process()
-        if not 1e-6 <= updates_per_batch < float("inf"):
-            raise StrategyError(f"updates_per_batch={updates_per_batch}: must be a number of at least 0.000001")
-        if epochs < 1:
-            raise StrategyError(f"epochs={epochs}: must be a whole number of at least 1")
-        check_choice("precision", precision, AUTOCAST)
-        check_choice("optimizer_scope", optimizer_scope, OPTIMIZER_SCOPES)
-        check_choice("lr_schedule", lr_schedule, SCHEDULES)
-        check_choice("train_mask", train_mask, MASK_POLICIES)
-        check_choice("eval_mask", eval_mask, EVAL_MASKS)
+        check_loop(
+            updates_per_batch,
+            epochs,
+            precision=(precision, AUTOCAST),
+            optimizer_scope=(optimizer_scope, OPTIMIZER_SCOPES),
+            lr_schedule=(lr_schedule, SCHEDULES),
+            train_mask=(train_mask, MASK_POLICIES),
+            eval_mask=(eval_mask, EVAL_MASKS),
+        )
         settings_class = self.method_class.settings_class
         settings = settings_class() if settings is None else settings
         check_parts(type(self).__name__, backbone, settings, settings_class, optimizer)
@@ -144,12 +140,12 @@ class ContinualStrategy(SupervisedTemplate):
             evaluator=evaluator,
         )
         self.model: Method
+        self.optimizer: torch.optim.Optimizer | None
         self.num_classes = num_classes
         self.updates_per_batch = Fraction(updates_per_batch).limit_denominator(10**6)
         self.train_mask = train_mask
         self.eval_mask = eval_mask
-        self.train_transform = train_transform
-        self.eval_transform = eval_transform
+        self.preparation = ImagePreparation(train_transform, eval_transform, updates_per_batch)
         self.precision = precision
         self.classes = ClassTracker(num_classes, self.device)
         self.samples_seen = 0
@@ -161,7 +157,6 @@ class ContinualStrategy(SupervisedTemplate):
         self._own_loader: DataLoader | None = None
         self._pass_number = 0
         self._shuffle_seed = shuffle_seed
-        self._presented = PresentationCount()
         self._order = EpochOrder(0, shuffle_seed)
         self._outputs: TrainingOutputs | None = None
         self._fixed_query: Tensor | None = None
@@ -226,7 +221,7 @@ class ContinualStrategy(SupervisedTemplate):
                 self._update(**kwargs)
             self._carry += self.updates_per_batch - due if self.needs.gradient else 0
             self.samples_seen += self.stream_size
-            self._presented.add(stream_ids)
+            self.preparation.presented.add(stream_ids)
             if due == 0:
                 self._predict_without_update()
             self._after_training_iteration(**kwargs)
@@ -266,7 +261,7 @@ class ContinualStrategy(SupervisedTemplate):
     def forward(self) -> Tensor:
         """Logits of the current mini-batch (batch, classes); in training also prepares the named losses."""
         if self.is_eval:
-            return self._predict(self._transformed_for_evaluation(self.mb_x))
+            return self._predict(self.preparation.for_evaluation(self.mb_x))
         images = self._transformed_for_training()
         self.mbatch[0] = images
         if not self.needs.gradient:
@@ -288,29 +283,16 @@ class ContinualStrategy(SupervisedTemplate):
         assert self._outputs is not None
         return torch.stack(list(self._outputs.losses.values())).sum()
 
-    # --- images -----------------------------------------------------------------------------------------------------
-
     def _transformed_for_training(self) -> Tensor:
-        images = self.mb_x
-        transform = self.train_transform if self.needs.gradient else self.eval_transform
-        if not needs_transform(images, transform):
-            return images
-        if transform is self.eval_transform:
-            return self.eval_transform(images)  # type: ignore[misc]
-        # The pass joins the seed, so that each update sees fresh pixels, the same whatever the workers. A remembered
-        # image comes back in later batches, where only the count of all updates is new each time.
-        earlier = self._presented.of(self.mb_sample_ids[: self.stream_size])
-        updates = max(1, math.ceil(self.updates_per_batch))
-        replayed = len(images) - self.stream_size
-        passes = (earlier * updates + self._pass_number).tolist() + [self.updates] * replayed
-        return transform(images, self.mb_sample_ids, passes)  # type: ignore[misc, call-arg]
-
-    def _transformed_for_evaluation(self, images: Tensor) -> Tensor:
-        return self.eval_transform(images) if needs_transform(images, self.eval_transform) else images  # type: ignore[misc]
+        if not self.needs.gradient:
+            return self.preparation.for_evaluation(self.mb_x)
+        return self.preparation.for_training(
+            self.mb_x, self.mb_sample_ids, self.stream_size, pass_number=self._pass_number, updates=self.updates
+        )
 
     def _query_of_fixed(self, images: Tensor) -> Tensor | None:
         """Query of the stream rows, computed once for all updates of the batch where their pixels stay the same."""
-        if getattr(self.train_transform, "is_random", True) or len(images) != self.stream_size:
+        if not self.preparation.are_fixed or len(images) != self.stream_size:
             return None
         if self._fixed_query is None:
             self._fixed_query = self.model.query(images)
@@ -328,16 +310,12 @@ class ContinualStrategy(SupervisedTemplate):
         """Give Avalanche's mini-batch metrics something to read on a batch that gets no update."""
         was_training = self.model.training
         self.model.eval()
-        self.mb_output = self._predict(self._transformed_for_evaluation(self.mb_x))
+        self.mb_output = self._predict(self.preparation.for_evaluation(self.mb_x))
         self.loss = self._evaluation_loss()
         self.model.train(was_training)
 
     def _evaluation_loss(self) -> Tensor:
-        competing = self.exposed if self.eval_mask == "exposed" else torch.ones_like(self.exposed)
-        # A class that was never exposed keeps its finite fill: a target among them is a large loss, not infinity.
-        everything = torch.ones_like(competing)
-        kind = label_kind(self.mb_y)
-        return kind.loss(self.mb_output, self.mb_y, competing if kind.name == "F1" else everything)
+        return label_kind(self.mb_y).evaluation_loss(self.mb_output, self.mb_y, self.exposed)
 
     def _autocast(self) -> AbstractContextManager:
         dtype = AUTOCAST[self.precision]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
+from timm.layers import Attention
 from torch import Tensor, nn
 
 from cl_prompts.backbones import FrozenViT
@@ -36,7 +37,7 @@ class Lane(nn.Module):
         """
         draw = PROMPT_INITS[settings.prompt_init]
         tasks, width = settings.init_tasks, backbone.width
-        attention = backbone.blocks[0].attn
+        attention = cast("Attention", backbone.blocks[0].attn)
         heads, head_width = attention.num_heads, attention.head_dim
         selectors = draw((tasks, settings.num_selectors * width), generator)[0]
         prompts = [

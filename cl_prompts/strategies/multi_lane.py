@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from cl_prompts.backbones import FrozenViT
 from cl_prompts.errors import StrategyError
@@ -26,12 +26,9 @@ from cl_prompts.lanes import LaneInputs, fast_class_tokens, selector_path, selec
 from cl_prompts.masks import mask_logits
 from cl_prompts.strategies.base import ContinualStrategy
 from cl_prompts.strategies.declaration import Field, Needs, StrategySettings, model_validator
-from cl_prompts.strategies.lane import Lane
+from cl_prompts.strategies.lane_set import LaneSet
 from cl_prompts.strategies.method import Method, TrainingOutputs
 from cl_prompts.strategies.pinned_head import PinnedHead
-
-UNSEEN = -1
-"""Owner of a class that no lane owns yet."""
 
 
 class MultiLaneSettings(StrategySettings):
@@ -95,10 +92,6 @@ FORMS = {"fast": fast_class_tokens, "token": token_class_tokens}
 class MultiLaneMethod(Method):
     """The learner: `lanes`, one more each session, and `head`, a row a class.
 
-    Attributes:
-        lanes: `Lane` modules; those that do not learn are frozen.
-        owner: int64 (classes,), the lane of each class, `UNSEEN` before it was seen.
-
     Raises:
         StrategyError: more prompted blocks than the backbone has, or a backbone without a class token.
     """
@@ -116,74 +109,22 @@ class MultiLaneMethod(Method):
             )
         if backbone.model.cls_token is None:
             raise StrategyError("MULTI-LANE starts each lane at the backbone's class token; this backbone has none")
-        self._generator = generator
-        self.lanes = nn.ModuleList()
         self.head = PinnedHead(backbone.width, num_classes, generator)
-        self.owner: Tensor
-        self.register_buffer("owner", torch.full((num_classes,), UNSEEN))
-        self._updates_of_lane: list[int] = []
-        self._columns_of: list[Tensor] = []
-        self._is_announced = False
+        self.lanes = LaneSet(backbone, num_classes, settings, generator)
         self._path: tuple[Hashable, list[Tensor]] | None = None
-        self._open_lane()
 
-    # --- lanes and classes ------------------------------------------------------------------------------------------
+    @property
+    def owner(self) -> Tensor:
+        """Lane of each class, int64 (classes,); -1 before it was seen."""
+        return self.lanes.owner
 
     def begin_session(self, classes: Tensor | None) -> None:
         """Open a lane for the session's new classes; lanes without an announced class are frozen."""
-        if bool((self.owner == len(self.lanes) - 1).any()) or self._updates_of_lane[-1]:
-            self._open_lane()
-        current = len(self.lanes) - 1
-        learning = set(range(len(self.lanes)))
-        self._is_announced = classes is not None
-        if classes is not None:
-            announced = classes.to(self.owner.device)
-            self._assign(announced[self.owner[announced] == UNSEEN], current)
-            learning = set(self.owner[announced].tolist())
-        learning = {current} if self.settings.lane_policy == "current" else learning | {current}
-        for number, lane in enumerate(self.lanes):
-            lane.learn(number in learning)
-        self._pin()
+        self.lanes.begin_session(classes, self.head)
 
     def observe(self, exposed: Tensor) -> None:
-        """Classes seen for the first time, without having been announced, go to the current lane."""
-        if self._is_announced:
-            return  # nothing new can come, and looking would make every step wait for the device
-        new = torch.nonzero(exposed & (self.owner == UNSEEN)).flatten()
-        if len(new):
-            self._assign(new, len(self.lanes) - 1)
-            self._pin()
-
-    def _open_lane(self) -> None:
-        last = self.lanes[-1] if len(self.lanes) else None
-        if last is None or self.settings.lane_init == "fresh":
-            lane = Lane.initial(self.backbone, self.settings, self._generator).to(self.owner.device)
-        else:
-            lane = last.copied()
-        if self.settings.head_mode == "key":
-            lane.draw_key(self._keys(), self.backbone.width, self._generator)
-        self.lanes.append(lane)
-        self._updates_of_lane.append(0)
-        self._columns_of.append(torch.zeros(0, dtype=torch.int64, device=self.owner.device))
-
-    def _assign(self, classes: Tensor, lane: int) -> None:
-        self.owner[classes] = lane
-        self._columns_of = [torch.nonzero(self.owner == number).flatten() for number in range(len(self.lanes))]
-
-    def _pin(self) -> None:
-        learning = torch.tensor([lane.learns for lane in self._all()], device=self.owner.device)
-        self.head.train_only((self.owner != UNSEEN) & learning[self.owner.clamp(min=0)])
-
-    def _all(self) -> list[Lane]:
-        return list(self.lanes)  # type: ignore[arg-type]
-
-    def _keys(self) -> list[Tensor]:
-        return [lane.key for lane in self._all() if lane.key is not None]
-
-    def _apply(self, function: Any, recurse: bool = True) -> MultiLaneMethod:
-        super()._apply(function, recurse)
-        self._columns_of = [columns.to(self.owner.device) for columns in self._columns_of]
-        return self
+        """Classes that were not announced belong to the lane of the session in which they were first seen."""
+        self.lanes.observe(exposed, self.head)
 
     # --- forward passes ---------------------------------------------------------------------------------------------
 
@@ -200,8 +141,7 @@ class MultiLaneMethod(Method):
 
     def parts(self) -> list[Hashable]:
         """One part a lane; a frozen lane's state never changes."""
-        own = zip(self._all(), self._updates_of_lane, self._columns_of, strict=True)
-        return [(lane.version(), updates, len(columns)) for lane, updates, columns in own]
+        return self.lanes.states()
 
     @torch.no_grad()
     def part_outputs(self, images: Tensor, parts: Sequence[int]) -> list[Tensor]:
@@ -214,57 +154,50 @@ class MultiLaneMethod(Method):
         return COMBINE[self.settings.head_mode](self, outputs, query)
 
     def _part_output(self, features: Tensor, lane: int) -> Tensor:
-        return self.head(features, self._columns_of[lane]) if self.settings.head_mode == "concat" else features
+        return self.head(features, self.lanes.columns(lane)) if self.settings.head_mode == "concat" else features
 
     def _gathered(self, outputs: Sequence[Tensor], query: Tensor | None) -> Tensor:
         logits = outputs[0].new_zeros(len(outputs[0]), self.num_classes)
         for lane, own in enumerate(outputs):
-            columns = self._columns_of[lane]
+            columns = self.lanes.columns(lane)
             # Columns of a lane that were added after its output was stored would not fit: states differ then.
             logits[:, columns] = own
         return logits
 
     def _selected(self, outputs: Sequence[Tensor], query: Tensor | None) -> Tensor:
         assert query is not None
-        used = torch.tensor([number for number, own in enumerate(self._columns_of) if len(own)] or [0])
-        keys = torch.stack(self._keys())[used]
+        used = torch.tensor([number for number in range(len(outputs)) if len(self.lanes.columns(number))] or [0])
+        keys = torch.stack(self.lanes.keys)[used]
         nearest = used.to(keys.device)[_cosine(query, keys).argmax(-1)]
         features = torch.stack(list(outputs), dim=1)
         chosen = features[torch.arange(len(query), device=query.device), nearest]
         logits = self.head(chosen, torch.arange(self.num_classes, device=query.device))
-        return logits.masked_fill(self.owner == UNSEEN, 0.0)
+        return logits.masked_fill(self.owner < 0, 0.0)
 
     def _features(self, images: Tensor, numbers: Sequence[int], *, needs_query: bool) -> tuple[Tensor, Tensor | None]:
         """What the head reads of these lanes, (batch, lanes, width), and the stream's own class token if asked for."""
-        inputs = self._inputs(numbers)
+        inputs = self.lanes.inputs(numbers, self._class_token)
         stream = self.backbone.normed_stream(images)
         blocks = self.backbone.blocks
         reuses_path = self.settings.form == "fast" and not torch.is_grad_enabled() and _has_path(inputs)
         path = (self._known_path(inputs, numbers),) if reuses_path else ()
         states = FORMS[self.settings.form](blocks, stream, inputs, *path)
+        # Not through the model's pooling: a lane has no other token.
         features = self.backbone.model.fc_norm(self.backbone.model.norm(states))
         if self.settings.normalize == "pre-head":
             features = F.normalize(features.float(), dim=-1)
         needs_query = needs_query and self.settings.head_mode == "key"
         return features, stream.query() if needs_query else None
 
-    def _inputs(self, numbers: Sequence[int]) -> LaneInputs:
-        settings, lanes = self.settings, self._all()
-        return LaneInputs(
-            class_token=self.backbone.model.cls_token[0, 0],
-            selectors=torch.stack([lanes[number].selectors for number in numbers]),
-            prompts={
-                block: torch.stack([lanes[number].prompts[block] for number in numbers])
-                for block in range(settings.prompt_layers)
-            },
-            drop_and_replace=settings.dandr,
-            merged_tokens=settings.tome,
-        )
+    @property
+    def _class_token(self) -> Tensor:
+        token = self.backbone.model.cls_token
+        assert token is not None
+        return token[0, 0]
 
     def _known_path(self, inputs: LaneInputs, numbers: Sequence[int]) -> list[Tensor]:
         """The selectors' path, computed once for an evaluation: no image is in it."""
-        lanes = self._all()
-        state = (torch.is_inference_mode_enabled(), *((number, lanes[number].version()) for number in numbers))
+        state = (torch.is_inference_mode_enabled(), *((number, self.lanes[number].version()) for number in numbers))
         if self._path is None or self._path[0] != state:
             self._path = state, selector_path(self.backbone.blocks, inputs)
         return self._path[1]
@@ -276,12 +209,14 @@ class MultiLaneMethod(Method):
     ) -> TrainingOutputs:
         """One update's losses: `classification`, and `key` (minus the cosine) with `head_mode=key`."""
         owned = ~self.head.pinned
-        numbers = self._lanes_of(targets)
+        numbers = self.lanes.learning_from(targets)
         features, stream_query = self._features(images, numbers, needs_query=query is None)
         everything = torch.arange(self.num_classes, device=features.device)
         logits = features.new_zeros(len(features), self.num_classes)
         for index, number in enumerate(numbers):
-            columns = everything if self.settings.head_mode == "key" and len(numbers) == 1 else self._columns_of[number]
+            columns = (
+                everything if self.settings.head_mode == "key" and len(numbers) == 1 else self.lanes.columns(number)
+            )
             logits = logits.index_copy(1, columns, self.head(features[:, index], columns).to(logits.dtype))
         allowed = allowed & owned
         losses = {"classification": self._classification(logits, targets, allowed)}
@@ -289,19 +224,10 @@ class MultiLaneMethod(Method):
             query = stream_query if query is None else query
             assert query is not None
             # Each key is drawn to the images its lane learns from.
-            losses["key"] = -_cosine(query, torch.stack([self._keys()[number] for number in numbers])).mean()
+            losses["key"] = -_cosine(query, torch.stack([self.lanes.keys[number] for number in numbers])).mean()
         for number in numbers:
-            self._updates_of_lane[number] += 1
+            self.lanes.updates[number] += 1
         return TrainingOutputs(losses, mask_logits(logits, allowed), features[:, -1])
-
-    def _lanes_of(self, targets: Tensor) -> list[int]:
-        """Learning lanes that a label of the batch speaks to, and always the current one."""
-        learning = [number for number, lane in enumerate(self._all()) if lane.learns]
-        if len(learning) == 1:
-            return learning
-        shown = label_kind(targets).shown(targets, self.num_classes)
-        spoken = {*self.owner[shown].tolist(), len(self.lanes) - 1}
-        return [number for number in learning if number in spoken]
 
     def _classification(self, logits: Tensor, targets: Tensor, allowed: Tensor) -> Tensor:
         logits = logits / self.settings.temperature
@@ -322,7 +248,7 @@ class MultiLaneMethod(Method):
     @torch.no_grad()
     def selector_attention(self, images: Tensor) -> Tensor:
         """What each selector looks at in the last block that reads the image, (batch, lanes, selectors, tokens)."""
-        inputs = self._inputs(range(len(self.lanes)))
+        inputs = self.lanes.inputs(range(len(self.lanes)), self._class_token)
         states = list(self.backbone.normed_stream(images))
         if self.settings.dandr == "off":
             return selector_weights(self.backbone.blocks[0].norm1(inputs.selectors), states[0])

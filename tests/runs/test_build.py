@@ -61,7 +61,7 @@ def test_the_protocol_reaches_strategy_and_evaluation():
     assert evaluation.rule(26, 26, 13) == (None, 26)  # the published trigger is strictly beyond
     evaluator = evaluation.evaluator
     assert (evaluator.batch_size, evaluator.mask, evaluator.autocast) == (9, "none", torch.bfloat16)
-    assert (strategy.train_transform.augmentation, strategy.train_transform.per) == ("crop_flip", "batch")
+    assert (strategy.preparation.train_transform.augmentation, strategy.preparation.train_transform.per) == ("crop_flip", "batch")
     assert strategy.num_classes == 10
 
 
@@ -76,7 +76,7 @@ def test_each_purpose_has_a_generator_of_its_own():
     first, _ = built("mvp", *words, "seed=1")
     other, _ = built("mvp", *words, "seed=2", "scenario.seed=1")
     seeds = Seeds.from_root(1)
-    assert first.strategy.train_transform.seed == seeds.augment
+    assert first.strategy.preparation.train_transform.seed == seeds.augment
     (memory,) = (plugin for plugin in first.strategy.plugins if isinstance(plugin, Reservoir))
     assert (memory.sampler.size, memory.batch_size) == (20, 5)
     assert memory.sampler.generator.initial_seed() == seeds.replay
@@ -108,7 +108,7 @@ def test_images_are_normalised_as_asked_in_training_and_evaluation(normalisation
     std = {"checkpoint": 0.25, "none": 1.0}.get(normalisation, torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
     images = data.train.images([0, 1])
     wanted = (images / 255 - torch.tensor(mean).view(3, 1, 1)) / std
-    for made in (strategy.eval_transform(images), strategy.train_transform(images, torch.tensor([0, 1]), 0)):
+    for made in (strategy.preparation.eval_transform(images), strategy.preparation.train_transform(images, torch.tensor([0, 1]), 0)):
         torch.testing.assert_close(made, wanted, atol=1e-5, rtol=1e-5)
 
 

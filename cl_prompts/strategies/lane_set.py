@@ -1,0 +1,151 @@
+"""`LaneSet`: all lanes of MULTI-LANE, which classes each of them owns, and which of them learn."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from cl_prompts.backbones import FrozenViT
+from cl_prompts.labels import label_kind
+from cl_prompts.lanes import LaneInputs
+from cl_prompts.strategies.lane import Lane
+from cl_prompts.strategies.pinned_head import PinnedHead
+
+if TYPE_CHECKING:
+    from cl_prompts.strategies.multi_lane import MultiLaneSettings
+
+UNSEEN = -1
+"""Owner of a class that no lane owns yet."""
+
+
+class LaneSet(nn.Module):
+    """Lanes in the order of their sessions; the last one is the current one. Nobody says how many there will be.
+
+    Args:
+        backbone: shapes of the lanes.
+        num_classes: classes that lanes may own.
+        settings: of the method.
+        generator: source of initial values.
+
+    Attributes:
+        lanes: `Lane` modules; those that do not learn are frozen.
+        owner: int64 `(classes,)`, the lane of each class, `UNSEEN` before it was seen.
+        updates: updates that each lane took part in.
+    """
+
+    def __init__(
+        self, backbone: FrozenViT, num_classes: int, settings: MultiLaneSettings, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self._make = lambda: Lane.initial(backbone, settings, generator)
+        self._draw_key = lambda lane: lane.draw_key(self.keys, backbone.width, generator)
+        self.settings = settings
+        self.lanes = nn.ModuleList()
+        self.owner: Tensor
+        self.register_buffer("owner", torch.full((num_classes,), UNSEEN))
+        self.updates: list[int] = []
+        self._columns: list[Tensor] = []
+        self._is_announced = False
+        self.open()
+
+    def __len__(self) -> int:
+        return len(self.lanes)
+
+    def __getitem__(self, number: int) -> Lane:
+        return cast("Lane", self.lanes[number])
+
+    def __iter__(self) -> Iterator[Lane]:
+        return (self[number] for number in range(len(self)))
+
+    def open(self) -> None:
+        """Add a lane: a copy of the last one, or a fresh one."""
+        lane = self[-1].copied() if len(self) and self.settings.lane_init == "copy" else self._make()
+        lane.to(self.owner.device)
+        if self.settings.head_mode == "key":
+            self._draw_key(lane)
+        self.lanes.append(lane)
+        self.updates.append(0)
+        self._columns.append(torch.zeros(0, dtype=torch.int64, device=self.owner.device))
+
+    @property
+    def keys(self) -> list[Tensor]:
+        """Key of each lane `(width,)`, where lanes have one."""
+        return [lane.key for lane in self if lane.key is not None]
+
+    def columns(self, lane: int) -> Tensor:
+        """Classes of a lane, int64, increasing."""
+        return self._columns[lane]
+
+    def begin_session(self, classes: Tensor | None, head: PinnedHead) -> None:
+        """Open a lane for the session's new classes; lanes without an announced class are frozen, rows pinned.
+
+        Args:
+            classes: announced class ids, int64, or None where the stream tells nothing.
+            head: its rows are pinned where they do not learn.
+        """
+        if len(self._columns[-1]) or self.updates[-1]:
+            self.open()
+        current = len(self) - 1
+        learning = set(range(len(self)))
+        self._is_announced = classes is not None
+        if classes is not None:
+            announced = classes.to(self.owner.device)
+            self._assign(announced[self.owner[announced] == UNSEEN], current)
+            learning = set(self.owner[announced].tolist())
+        learning = {current} if self.settings.lane_policy == "current" else learning | {current}
+        for number, lane in enumerate(self):
+            lane.learn(number in learning)
+        self._pin(head)
+
+    def observe(self, exposed: Tensor, head: PinnedHead) -> None:
+        """Classes seen for the first time, without having been announced, go to the current lane."""
+        if self._is_announced:
+            return  # nothing new can come, and looking would make every step wait for the device
+        new = torch.nonzero(exposed & (self.owner == UNSEEN)).flatten()
+        if len(new):
+            self._assign(new, len(self) - 1)
+            self._pin(head)
+
+    def learning_from(self, targets: Tensor) -> list[int]:
+        """Learning lanes that a label of the batch speaks to, and always the current one."""
+        learning = [number for number, lane in enumerate(self) if lane.learns]
+        if len(learning) == 1:
+            return learning
+        shown = label_kind(targets).shown(targets, len(self.owner))
+        spoken = {*self.owner[shown].tolist(), len(self) - 1}
+        return [number for number in learning if number in spoken]
+
+    def states(self) -> list[Hashable]:
+        """What the output of each lane depends on; a frozen lane's never changes."""
+        own = zip(self, self.updates, self._columns, strict=True)
+        return [(lane.version(), updates, len(columns)) for lane, updates, columns in own]
+
+    def inputs(self, numbers: Sequence[int], class_token: Tensor) -> LaneInputs:
+        """The tensors of some lanes for a forward pass."""
+        settings = self.settings
+        return LaneInputs(
+            class_token=class_token,
+            selectors=torch.stack([self[number].selectors for number in numbers]),
+            prompts={
+                block: torch.stack([self[number].prompts[block] for number in numbers])
+                for block in range(settings.prompt_layers)
+            },
+            drop_and_replace=settings.dandr,
+            merged_tokens=settings.tome,
+        )
+
+    def _assign(self, classes: Tensor, lane: int) -> None:
+        self.owner[classes] = lane
+        self._columns = [torch.nonzero(self.owner == number).flatten() for number in range(len(self))]
+
+    def _pin(self, head: PinnedHead) -> None:
+        learning = torch.tensor([lane.learns for lane in self], device=self.owner.device)
+        head.train_only((self.owner != UNSEEN) & learning[self.owner.clamp(min=0)])
+
+    def _apply(self, function: Any, recurse: bool = True) -> LaneSet:
+        super()._apply(function, recurse)
+        self._columns = [columns.to(self.owner.device) for columns in self._columns]
+        return self
