@@ -40,7 +40,7 @@ class ModelLogits:
         """
         if not len(positions):
             return
-        with _evaluating(model):
+        with evaluating(model):
             # Contexts of torch are closed before a yield: they would hold for the reader, too.
             with torch.inference_mode(), self._autocast(device):
                 if self._model is None or self._model() is not model:
@@ -98,7 +98,7 @@ class ModelLogits:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while; afterwards every module is in the mode it was in."""
     modes = {module: module.training for module in model.modules()}
     model.eval()

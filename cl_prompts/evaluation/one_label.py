@@ -58,7 +58,7 @@ class Evaluator:
         self.mask = mask
         self.targets = _single_labels(dataset, num_classes)
         self.images = TestSetImages(dataset, transform, batch_size)
-        self._logits = ModelLogits(self.images, autocast)
+        self.logits = ModelLogits(self.images, autocast)
 
     def __call__(self, model: nn.Module, exposed: Tensor) -> EvaluationResult:
         """Evaluate `model`, whose modules are afterwards in the modes they were in.
@@ -75,7 +75,7 @@ class Evaluator:
         competing = exposed.to(device) if self.mask == "exposed" else torch.ones_like(exposed, device=device)
         confusion = torch.zeros(self.num_classes * self.num_classes, dtype=torch.int64, device=device)
         loss = torch.zeros((), dtype=torch.float64, device=device)
-        for batch, logits in self._logits.of(model, chosen, device):
+        for batch, logits in self.logits.of(model, chosen, device):
             targets = self.targets[batch].to(device)
             with torch.inference_mode():
                 logits = mask_logits(logits, self._columns(competing, logits.shape[-1]))

@@ -87,7 +87,7 @@ class MultiLabelEvaluator:
         self._rule = eval_images
         self._final_seen = final_seen
         self._positive = self.targets > 0.5
-        self._logits = ModelLogits(self.images, autocast)
+        self.logits = ModelLogits(self.images, autocast)
         self._evaluated(np.zeros(num_classes, dtype=bool))  # an unknown rule is refused here
 
     def __call__(self, model: nn.Module, exposed: Tensor) -> MultiLabelEvaluation:
@@ -96,7 +96,7 @@ class MultiLabelEvaluator:
         columns = exposed.cpu().numpy()
         rows = self._evaluated(columns)
         table = np.full(self.targets.shape, np.nan, dtype=np.float32)
-        for batch, logits in self._logits.of(model, torch.from_numpy(np.flatnonzero(rows)), device):
+        for batch, logits in self.logits.of(model, torch.from_numpy(np.flatnonzero(rows)), device):
             if logits.shape[-1] != self.num_classes:
                 raise MetricError(
                     f"the model has {logits.shape[-1]} logits, the evaluator num_classes={self.num_classes}"

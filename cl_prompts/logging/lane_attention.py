@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from cl_prompts.evaluation.logits import evaluating
 from cl_prompts.logging.attention_pictures import attention_picture
 from cl_prompts.logging.axis_marks import names_of
 from cl_prompts.logging.event_file import EventFile
@@ -44,7 +44,7 @@ def patch_attention(model: nn.Module, pictured: PicturedImages) -> PatchAttentio
     if read is None:
         return None
     device = next(model.parameters()).device
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         attention = read(pictured.inputs.to(device))
     if attention is None or 0 in attention.shape:
         return None
@@ -99,15 +99,3 @@ class LaneAttentionEvents:
             note=note,
         )
         self._file.picture("lane_attention", picture, seen)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; afterwards every module is in the mode it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from cl_prompts.backbones import FrozenViT
+from cl_prompts.heads import apply_head, make_head
 from cl_prompts.labels import label_kind
 from cl_prompts.masks import mask_logits
 from cl_prompts.strategies.base import ContinualStrategy
 from cl_prompts.strategies.declaration import Field, Needs, StrategySettings
-from cl_prompts.strategies.method import Method, TrainingOutputs, apply_head, make_head
+from cl_prompts.strategies.method import Method, TrainingOutputs
 
 
 class LinearProbeSettings(StrategySettings):

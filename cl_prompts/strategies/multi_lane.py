@@ -21,14 +21,21 @@ from torch import Tensor
 
 from cl_prompts.backbones import FrozenViT
 from cl_prompts.errors import StrategyError
+from cl_prompts.heads import PinnedHead
 from cl_prompts.labels import label_kind, visible_cross_entropy, visible_labels
-from cl_prompts.lanes import LaneInputs, fast_class_tokens, selector_path, selector_weights, token_class_tokens
+from cl_prompts.lanes import (
+    LaneDesign,
+    LaneInputs,
+    LaneSet,
+    fast_class_tokens,
+    selector_path,
+    selector_weights,
+    token_class_tokens,
+)
 from cl_prompts.masks import mask_logits
 from cl_prompts.strategies.base import ContinualStrategy
 from cl_prompts.strategies.declaration import Field, Needs, StrategySettings, model_validator
-from cl_prompts.strategies.lane_set import LaneSet
 from cl_prompts.strategies.method import Method, TrainingOutputs
-from cl_prompts.strategies.pinned_head import PinnedHead
 
 
 class MultiLaneSettings(StrategySettings):
@@ -110,7 +117,7 @@ class MultiLaneMethod(Method):
         if backbone.model.cls_token is None:
             raise StrategyError("MULTI-LANE starts each lane at the backbone's class token; this backbone has none")
         self.head = PinnedHead(backbone.width, num_classes, generator)
-        self.lanes = LaneSet(backbone, num_classes, settings, generator)
+        self.lanes = LaneSet(backbone, num_classes, _design(settings), generator)
         self._path: tuple[Hashable, list[Tensor]] | None = None
 
     @property
@@ -253,6 +260,21 @@ class MultiLaneMethod(Method):
         if self.settings.dandr == "off":
             return selector_weights(self.backbone.blocks[0].norm1(inputs.selectors), states[0])
         return selector_weights(selector_path(self.backbone.blocks, inputs)[-1], states[-1])
+
+
+def _design(settings: MultiLaneSettings) -> LaneDesign:
+    return LaneDesign(
+        num_selectors=settings.num_selectors,
+        num_prompts=settings.num_prompts,
+        prompt_layers=settings.prompt_layers,
+        prompt_init=settings.prompt_init,
+        init_tasks=settings.init_tasks,
+        lane_init=settings.lane_init,
+        has_keys=settings.head_mode == "key",
+        lane_policy=settings.lane_policy,
+        drop_and_replace=settings.dandr,
+        merged_tokens=settings.tome,
+    )
 
 
 def _cosine(query: Tensor, keys: Tensor) -> Tensor:

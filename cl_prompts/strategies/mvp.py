@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from cl_prompts import losses
 from cl_prompts.backbones import FrozenViT
 from cl_prompts.errors import StrategyError
+from cl_prompts.heads import apply_head, linear_head
 from cl_prompts.masks import mask_logits
 from cl_prompts.prompts.layout import LAYOUTS, ROWS_PER_LENGTH, merge
 from cl_prompts.prompts.selection import select_prompts
 from cl_prompts.strategies.base import ContinualStrategy
 from cl_prompts.strategies.declaration import Field, LayerIndices, Needs, StrategySettings, model_validator
-from cl_prompts.strategies.method import Method, TrainingOutputs, apply_head, linear_head
+from cl_prompts.strategies.method import Method, TrainingOutputs
 
 
 class MVPSettings(StrategySettings):

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from cl_prompts.backbones import FrozenViT
 from cl_prompts.errors import StrategyError
+from cl_prompts.heads import apply_head, make_head
 from cl_prompts.labels import label_kind
 from cl_prompts.masks import mask_logits
 from cl_prompts.prompts.layout import merge, projected_prefixes_by_layer
 from cl_prompts.strategies.base import ContinualStrategy
 from cl_prompts.strategies.declaration import Field, Needs, StrategySettings
-from cl_prompts.strategies.method import Method, TrainingOutputs, apply_head, make_head
+from cl_prompts.strategies.method import Method, TrainingOutputs
 
 
 class SinglePromptSettings(StrategySettings):

@@ -60,8 +60,9 @@ def test_the_protocol_reaches_strategy_and_evaluation():
     assert evaluation.every == 13
     assert evaluation.rule(26, 26, 13) == (None, 26)  # the published trigger is strictly beyond
     evaluator = evaluation.evaluator
-    assert (evaluator.batch_size, evaluator.mask, evaluator.autocast) == (9, "none", torch.bfloat16)
-    assert (strategy.preparation.train_transform.augmentation, strategy.preparation.train_transform.per) == ("crop_flip", "batch")
+    assert (evaluator.images.batch_size, evaluator.mask, evaluator.logits.autocast) == (9, "none", torch.bfloat16)
+    transform = strategy.preparation.train_transform
+    assert (transform.augmentation, transform.per) == ("crop_flip", "batch")
     assert strategy.num_classes == 10
 
 
@@ -108,7 +109,9 @@ def test_images_are_normalised_as_asked_in_training_and_evaluation(normalisation
     std = {"checkpoint": 0.25, "none": 1.0}.get(normalisation, torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
     images = data.train.images([0, 1])
     wanted = (images / 255 - torch.tensor(mean).view(3, 1, 1)) / std
-    for made in (strategy.preparation.eval_transform(images), strategy.preparation.train_transform(images, torch.tensor([0, 1]), 0)):
+    preparation = strategy.preparation
+    trained = preparation.train_transform(images, torch.tensor([0, 1]), 0)
+    for made in (preparation.eval_transform(images), trained):
         torch.testing.assert_close(made, wanted, atol=1e-5, rtol=1e-5)
 
 

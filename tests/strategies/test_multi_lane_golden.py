@@ -134,7 +134,7 @@ def check_evaluation(replay: Replay, task: int) -> None:
     with torch.no_grad():
         logits = method(images)
         features, _ = method._features(images, range(task + 1), needs_query=False)
-    seen = sorted(sum(replay.config["class_mask"][: task + 1], []))
+    seen = sorted(column for columns in replay.config["class_mask"][: task + 1] for column in columns)
     close(logits[:, seen], data[f"t{task}/eval/logits"][:, seen], 1e-5)
     stored = tensor(data[f"t{task}/eval/lane_feat"])
     if replay.settings.head_mode == "key":

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from timm.layers import Attention
 from torch import Tensor, nn
 
 from cl_prompts.backbones import FrozenViT
-
-if TYPE_CHECKING:
-    from cl_prompts.strategies.multi_lane import MultiLaneSettings
+from cl_prompts.lanes.design import LaneDesign
 
 
 class Lane(nn.Module):
@@ -29,24 +27,24 @@ class Lane(nn.Module):
         self.key: nn.Parameter | None = None
 
     @classmethod
-    def initial(cls, backbone: FrozenViT, settings: MultiLaneSettings, generator: torch.Generator) -> Lane:
+    def initial(cls, backbone: FrozenViT, design: LaneDesign, generator: torch.Generator) -> Lane:
         """The first lane, or a fresh one.
 
         As released, the tensors of all planned tasks are one matrix, and a lane is its slice: the scale depends on
         `init_tasks`.
         """
-        draw = PROMPT_INITS[settings.prompt_init]
-        tasks, width = settings.init_tasks, backbone.width
+        draw = PROMPT_INITS[design.prompt_init]
+        tasks, width = design.init_tasks, backbone.width
         attention = cast("Attention", backbone.blocks[0].attn)
         heads, head_width = attention.num_heads, attention.head_dim
-        selectors = draw((tasks, settings.num_selectors * width), generator)[0]
+        selectors = draw((tasks, design.num_selectors * width), generator)[0]
         prompts = [
-            draw((2, tasks * settings.num_prompts * width), generator)
-            .view(2, tasks, settings.num_prompts, heads, head_width)[:, 0]
+            draw((2, tasks * design.num_prompts * width), generator)
+            .view(2, tasks, design.num_prompts, heads, head_width)[:, 0]
             .clone()
-            for _ in range(settings.prompt_layers)
+            for _ in range(design.prompt_layers)
         ]
-        return cls(selectors.view(settings.num_selectors, width).clone(), prompts)
+        return cls(selectors.view(design.num_selectors, width).clone(), prompts)
 
     def copied(self) -> Lane:
         """A lane that starts with the selectors and prompts of this one, without a key."""

@@ -1,4 +1,4 @@
-"""`PinnedHead`: a linear head whose rows can be pinned, so that no optimizer moves what a finished row computes."""
+"""Classifier heads on frozen or prompted features: linear, cosine, and one whose finished rows nothing can move."""
 
 from __future__ import annotations
 
@@ -6,7 +6,52 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl_prompts.strategies.method import linear_head
+
+class CosineHead(nn.Module):
+    """Logits = cosine(feature, class weight) / temperature, without bias.
+
+    Args:
+        width: of the features.
+        num_classes: columns.
+        temperature: divisor of the cosine.
+        generator: source of the initial weights.
+    """
+
+    def __init__(self, width: int, num_classes: int, temperature: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.temperature = temperature
+        # The initial norm sets the effective step: the gradient is orthogonal to a weight and scales with 1 / norm.
+        bound = width**-0.5
+        self.weight = nn.Parameter(torch.empty(num_classes, width).uniform_(-bound, bound, generator=generator))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(batch, width) -> (batch, classes)."""
+        directions = nn.functional.normalize(self.weight, dim=-1)
+        return nn.functional.normalize(features, dim=-1) @ directions.T / self.temperature
+
+
+def linear_head(width: int, num_classes: int, generator: torch.Generator) -> nn.Linear:
+    """A linear layer initialised like timm's ViT heads: truncated normal of deviation 0.02, zero bias."""
+    head = nn.utils.skip_init(nn.Linear, width, num_classes)
+    with torch.no_grad():
+        nn.init.trunc_normal_(head.weight, std=0.02, generator=generator)
+        head.bias.zero_()
+    return head
+
+
+def apply_head(head: nn.Module, features: Tensor) -> Tensor:
+    """Logits in the head's own precision: rounding them to bfloat16 would tie classes, and costs nothing to avoid."""
+    with torch.autocast(features.device.type, enabled=False):
+        return head(features.to(next(head.parameters()).dtype))
+
+
+def make_head(kind: str, width: int, num_classes: int, temperature: float, generator: torch.Generator) -> nn.Module:
+    """The head named in a configuration: `linear` or `cosine`."""
+    heads = {
+        "linear": lambda: linear_head(width, num_classes, generator),
+        "cosine": lambda: CosineHead(width, num_classes, temperature, generator),
+    }
+    return heads[kind]()
 
 
 class PinnedHead(nn.Module):

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from cl_prompts.backbones import FrozenViT
+from cl_prompts.heads import PinnedHead
 from cl_prompts.labels import label_kind
-from cl_prompts.lanes import LaneInputs
-from cl_prompts.strategies.lane import Lane
-from cl_prompts.strategies.pinned_head import PinnedHead
-
-if TYPE_CHECKING:
-    from cl_prompts.strategies.multi_lane import MultiLaneSettings
+from cl_prompts.lanes.design import LaneDesign
+from cl_prompts.lanes.inputs import LaneInputs
+from cl_prompts.lanes.lane import Lane
 
 UNSEEN = -1
 """Owner of a class that no lane owns yet."""
@@ -27,7 +25,7 @@ class LaneSet(nn.Module):
     Args:
         backbone: shapes of the lanes.
         num_classes: classes that lanes may own.
-        settings: of the method.
+        design: what every lane is made of and how it learns.
         generator: source of initial values.
 
     Attributes:
@@ -36,13 +34,11 @@ class LaneSet(nn.Module):
         updates: updates that each lane took part in.
     """
 
-    def __init__(
-        self, backbone: FrozenViT, num_classes: int, settings: MultiLaneSettings, generator: torch.Generator
-    ) -> None:
+    def __init__(self, backbone: FrozenViT, num_classes: int, design: LaneDesign, generator: torch.Generator) -> None:
         super().__init__()
-        self._make = lambda: Lane.initial(backbone, settings, generator)
+        self._make = lambda: Lane.initial(backbone, design, generator)
         self._draw_key = lambda lane: lane.draw_key(self.keys, backbone.width, generator)
-        self.settings = settings
+        self.design = design
         self.lanes = nn.ModuleList()
         self.owner: Tensor
         self.register_buffer("owner", torch.full((num_classes,), UNSEEN))
@@ -62,9 +58,9 @@ class LaneSet(nn.Module):
 
     def open(self) -> None:
         """Add a lane: a copy of the last one, or a fresh one."""
-        lane = self[-1].copied() if len(self) and self.settings.lane_init == "copy" else self._make()
+        lane = self[-1].copied() if len(self) and self.design.lane_init == "copy" else self._make()
         lane.to(self.owner.device)
-        if self.settings.head_mode == "key":
+        if self.design.has_keys:
             self._draw_key(lane)
         self.lanes.append(lane)
         self.updates.append(0)
@@ -95,7 +91,7 @@ class LaneSet(nn.Module):
             announced = classes.to(self.owner.device)
             self._assign(announced[self.owner[announced] == UNSEEN], current)
             learning = set(self.owner[announced].tolist())
-        learning = {current} if self.settings.lane_policy == "current" else learning | {current}
+        learning = {current} if self.design.lane_policy == "current" else learning | {current}
         for number, lane in enumerate(self):
             lane.learn(number in learning)
         self._pin(head)
@@ -125,16 +121,16 @@ class LaneSet(nn.Module):
 
     def inputs(self, numbers: Sequence[int], class_token: Tensor) -> LaneInputs:
         """The tensors of some lanes for a forward pass."""
-        settings = self.settings
+        design = self.design
         return LaneInputs(
             class_token=class_token,
             selectors=torch.stack([self[number].selectors for number in numbers]),
             prompts={
                 block: torch.stack([self[number].prompts[block] for number in numbers])
-                for block in range(settings.prompt_layers)
+                for block in range(design.prompt_layers)
             },
-            drop_and_replace=settings.dandr,
-            merged_tokens=settings.tome,
+            drop_and_replace=design.drop_and_replace,
+            merged_tokens=design.merged_tokens,
         )
 
     def _assign(self, classes: Tensor, lane: int) -> None:
