@@ -47,7 +47,7 @@ def multi_label_metrics(choices: EvaluationChoices) -> Mapping[str, str]:
     return {
         "map_avg": "mean of mAP at the session ends",
         "map_last": "mAP after the last session",
-        "map_anytime": "mean of mAP at the periodic evaluations",
+        "map_anytime": "mean of periodic mAP; if none, the final one",
         "map_last_disjoint": "map_last on the disjoint classes",
         "map_last_blurry": "map_last on the blurry classes",
         "cf1_last": f"{cf1} {at}, last session",
