@@ -229,6 +229,7 @@ def test_own_images_fill_cells_of_their_own_part(folder):
 def test_own_mosaics_do_not_depend_on_memory(folder):
     cached, lazy = (load_own(folder, cache_mb=cache) for cache in (2048, 0))
     assert cached[0].identity == lazy[0].identity
+    assert ["dataset.cache_mb=0" in part.notes[0] for part in (cached[0], lazy[0])] == [False, True]
     assert Own().multi_label
     assert cached[0].identity["image_size"] == 8
     assert load_own(folder, size=20)[0].image_shape == (20, 20)
