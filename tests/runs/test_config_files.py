@@ -12,17 +12,38 @@ import cl_prompts
 from cl_prompts.runs.compose import config_folder, open_composer
 from cl_prompts.runs.help import summary
 from cl_prompts.runs.request import read_request
-from cl_prompts.runs.schema import GROUPS, RunSettings, group_schema
+from cl_prompts.runs.schema import GROUPS, RunSettings, group_schema, schema_name
 
 CONFIGS = config_folder()
 FILES = sorted(CONFIGS.glob("*/*.yaml"))
 GROUP_FILES = [path for path in FILES if path.parent.name in GROUPS]
+OFFLINE = {
+    "stream_batch",
+    "epochs",
+    "shuffle",
+    "updates_per_batch",
+    "optimizer_scope",
+    "lr",
+    "lr_schedule",
+    "eval_every",
+}
 MUST_DIFFER_FROM_DEFAULT = {
     # group/name -> keys whose values make the choice what it is; every other value is the schema's default
     "scenario/i_blurry": {"varying"},
     "scenario/disjoint": {"varying", "disjoint_class_pct", "blurry_sample_pct"},
     "scenario/iid": {"varying", "disjoint_class_pct", "blurry_sample_pct", "allow_home"},
+    "scenario/mlcil": {"generator"},
+    "scenario/ml_si_blurry": {"generator"},
+    **{
+        f"scenario/{name}": {"generator", "base", "increment"}
+        for name in ("voc_b0_c4", "voc_b4_c2", "voc_b10_c2", "coco_b0_c10", "coco_b40_c10")
+    },
+    "scenario/voc_b4_c2": {"generator", "base"},
+    "scenario/voc_b10_c2": {"generator", "base"},
     "protocol/si_blurry": {"stream_batch", "augmentation", "augment_per", "eval_every", "anytime_rule"},
+    "protocol/offline": OFFLINE,
+    "protocol/multi_lane_voc2007": OFFLINE | {"augmentation", "eval_crop", "eval_batch"},
+    "protocol/multi_lane_coco2014": OFFLINE | {"augmentation", "eval_crop", "eval_batch"},
     "protocol/single_prompt": {"stream_batch", "augmentation", "train_mask", "eval_every", "anytime_rule"},
 }
 
@@ -32,7 +53,15 @@ def name_of(path: Path) -> str:
 
 
 def content(path: Path) -> dict:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    """The keys of a file; what a scenario brings along is Hydra's list of defaults."""
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if path.parent.name == "scenario":
+        values.pop("defaults", None)
+    return values
+
+
+def schema_of(path: Path) -> type:
+    return group_schema(path.parent.name, schema_name(path.parent.name, content(path)))
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +75,12 @@ def test_a_group_file_has_every_key_of_its_schema_and_is_named_like_its_choice(p
     values = content(path)
     assert values["name"] == path.stem
     assert next(iter(values)) == "name"
-    assert set(values) == set(group_schema(path.parent.name, path.stem).model_fields)
+    assert set(values) == set(schema_of(path).model_fields)
 
 
 @pytest.mark.parametrize("path", [path for path in GROUP_FILES if path.parent.name != "backbone"], ids=name_of)
 def test_values_are_the_defaults_of_the_schema_but_for_what_defines_the_choice(path):
-    schema = group_schema(path.parent.name, path.stem)
+    schema = schema_of(path)
     differ = {
         key
         for key, value in dict(schema.model_validate(content(path))).items()
@@ -80,26 +109,39 @@ def commands(path: Path) -> list[str]:
     return [line.removeprefix("# python run.py ") for line in lines if line.startswith("# python run.py ")]
 
 
+def coco_tree(folder: Path) -> Path:
+    """What can be seen of a data set before it is read."""
+    for part in ("train", "val"):
+        (folder / "coco" / f"{part}2014").mkdir(parents=True, exist_ok=True)
+        annotations = folder / "coco" / "annotations"
+        annotations.mkdir(exist_ok=True)
+        (annotations / f"instances_{part}2014.json").write_text("{}")
+    return folder / "coco"
+
+
 @pytest.mark.parametrize("path", [CONFIGS / "run.yaml", *FILES], ids=name_of)
 def test_the_command_of_a_file_is_accepted(path, composer, tmp_path):
     weights = tmp_path / "weights.npz"
     weights.write_bytes(b"")
     for command in commands(path):
-        words = re.sub(r"/path/to/\S+\.(npz|safetensors|pth)", str(weights), command).split()
+        command = re.sub(r"/path/to/\S+\.(npz|safetensors|pth)", str(weights), command)
+        words = command.replace("/path/to/coco", str(coco_tree(tmp_path))).split()
         request = read_request(composer, [word for word in words if word != "-m"], multirun="-m" in words)
         assert not request.problems
         assert request.configs
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parent.name == "experiment"], ids=name_of)
-def test_an_experiment_composes_and_is_recorded(path, composer):
-    choices = {"backbone.checkpoint": "untrained"} if path.stem == "mvp_cifar100" else {}
-    words = [f"experiment={path.stem}", *(f"{key}={value}" for key, value in choices.items())]
+def test_an_experiment_composes_and_is_recorded(path, composer, tmp_path):
+    words = [f"experiment={path.stem}"]
+    text = path.read_text(encoding="utf-8")
+    words += ["backbone.checkpoint=untrained"] if "backbone: vit_base" in text else []
+    words += [f"dataset.root={coco_tree(tmp_path)}"] if "coco2014" in text else []
     request = read_request(composer, words, multirun=False)
     assert request.problems == ()
     (config,) = request.configs
     assert config.experiment == (None if path.stem == "none" else path.stem)
-    assert config.strategy_name == "mvp"
+    assert config.strategy_name == ("multi_lane" if path.stem.startswith("multi_lane") else "mvp")
 
 
 def parts(composer, experiment: str) -> tuple:
