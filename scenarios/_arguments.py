@@ -71,7 +71,7 @@ def class_order(order: Any, num_classes: int, allowed: str) -> list[int]:
     whole = all(isinstance(one, int) and not isinstance(one, bool) for one in given)
     if not whole or sorted(given) != list(range(num_classes)):
         raise PlanError(
-            f"order={order!r}: give {allowed}, or a list of the {num_classes} class ids 0..{num_classes - 1}, each once"
+            f"order={list(order) if isinstance(order, tuple) else order!r}: give {allowed}, or a list of the {num_classes} class ids 0..{num_classes - 1}, each once"
         )
     return given
 

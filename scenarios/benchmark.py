@@ -160,16 +160,16 @@ def benchmark_from_plan(
         raise PlanError(f"view={view!r}: choose sessions or merged")
     if task_label is not None and (isinstance(task_label, bool) or not isinstance(task_label, int) or task_label < 0):
         raise PlanError(f"task_label={task_label!r}: give one whole number from 0 for the whole stream, or None")
-    if len(plan.order) == 0:
-        raise PlanError(f"plan {plan.sha256[:12]} holds no sample: choose fewer sessions than classes, or mode=exact")
     if len(test) == 0:
         raise DataError("the test set is empty: an evaluation needs at least one sample")
+    data = presented_data(plan, train, test, task_label, {"train": train_transform, "eval": eval_transform})
+    if len(plan.order) == 0:
+        raise PlanError(f"plan {plan.sha256[:12]} holds no sample: choose fewer sessions than classes, or mode=exact")
     if view == "merged" and plan.tasks is not None:
         raise PlanError(
             "view='merged': a stream of tasks presents an image once for each task, and every task shows other labels;"
             " use view='sessions'"
         )
-    data = presented_data(plan, train, test, task_label, {"train": train_transform, "eval": eval_transform})
 
     sessions = tuple(index for index, session in enumerate(plan.sessions) if len(session))
     parts = [(index,) for index in sessions] if view == "sessions" else [sessions]
