@@ -70,8 +70,9 @@ def class_order(order: Any, num_classes: int, allowed: str) -> list[int]:
     given = [plain(one) for one in order] if isinstance(order, Sequence) and not isinstance(order, str) else []
     whole = all(isinstance(one, int) and not isinstance(one, bool) for one in given)
     if not whole or sorted(given) != list(range(num_classes)):
+        shown = list(order) if isinstance(order, tuple) else order
         raise PlanError(
-            f"order={list(order) if isinstance(order, tuple) else order!r}: give {allowed}, or a list of the {num_classes} class ids 0..{num_classes - 1}, each once"
+            f"order={shown!r}: give {allowed}, or a list of the {num_classes} class ids 0..{num_classes - 1}, each once"
         )
     return given
 

@@ -22,6 +22,11 @@ _STILL_LABELS = frozenset(
         torch.Tensor.cpu,
         torch.Tensor.cuda,
         torch.Tensor.pin_memory,
+        torch.Tensor.float,
+        torch.Tensor.double,
+        torch.Tensor.half,
+        torch.Tensor.index_select,
+        torch.index_select,
         torch.Tensor.clone,
         torch.clone,
         torch.Tensor.detach,
@@ -61,6 +66,10 @@ class LabelTensor(torch.Tensor):
             if func in _STILL_LABELS and isinstance(result, torch.Tensor):
                 return result.as_subclass(cls)
             return result
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        memo[id(self)] = copied = self.detach().clone()
+        return copied
 
 
 def _refuse_class_ids(func: Callable[..., Any], labels: torch.Tensor, options: Sequence[Any]) -> None:

@@ -66,8 +66,13 @@ def multi_label_plan(
         PlanError: classes that cannot be divided so, or an order that is no permutation.
     """
     num_classes = whole_number("num_classes", num_classes, 1, 2**31)
-    increment = whole_number("increment", increment, 1, num_classes)
+    increment = whole_number("increment", increment, 1, 2**31)
     first = whole_number("base", base, 0, num_classes) or increment
+    if first > num_classes:
+        raise PlanError(
+            f"base=0 with increment={increment}: the first task would have more than the {num_classes} classes; choose"
+            f" an increment of at most {num_classes}"
+        )
     if (num_classes - first) % increment:
         raise PlanError(
             f"base={base} with increment={increment}: the {num_classes - first} classes after the first task cannot be"
@@ -127,7 +132,7 @@ def evaluation_images(labels: Any, seen: Any, rule: str = "seen", final: Any = N
         final: bool `(classes,)`, classes seen by the end of the stream; needed for `final_seen`.
 
     Raises:
-        PlanError: unknown rule, or `final_seen` without `final`.
+        PlanError: unknown rule, `final_seen` without `final`, or classes given other than as one bool each.
     """
     if rule not in _EVALUATION_COLUMNS:
         raise PlanError(f"eval_images={rule!r}: choose {', '.join(_EVALUATION_COLUMNS)}")
@@ -135,8 +140,15 @@ def evaluation_images(labels: Any, seen: Any, rule: str = "seen", final: Any = N
         raise PlanError(
             "eval_images='final_seen' needs final, the classes seen by the end of the stream, bool per class"
         )
-    labels, seen = np.asarray(labels) == 1, np.asarray(seen, dtype=np.bool_)
-    columns = _EVALUATION_COLUMNS[rule](seen, np.asarray(seen if final is None else final, dtype=np.bool_))
+    labels, seen = np.asarray(labels) == 1, np.asarray(seen)
+    final = seen if final is None else np.asarray(final)
+    for name, columns in (("seen", seen), ("final", final)):
+        if columns.dtype != np.bool_ or columns.shape != labels.shape[1:]:
+            raise PlanError(
+                f"{name} is {columns.dtype} {columns.shape}: give one bool a class, shape {labels.shape[1:]}, such as a"
+                " row of plan.seen_after"
+            )
+    columns = _EVALUATION_COLUMNS[rule](seen, final)
     return np.asarray(labels[:, columns].any(axis=1))
 
 

@@ -83,8 +83,6 @@ def test_published_splits_exactly(path):
 def test_every_class_is_in_one_task_of_the_right_size(first, increment, later, order):
     classes = list(range(first + increment * later))
     order.shuffle(classes)
-    if increment > len(classes):
-        return
     split = multi_label_plan(len(classes), first, increment, classes)
     assert [len(task) for task in split] == [first] + [increment] * later
     assert [one for task in split for one in task] == classes
@@ -94,7 +92,7 @@ def test_base_zero_means_the_increment():
     assert multi_label_plan(6, 0, 2) == [[0, 1], [2, 3], [4, 5]]
     assert multi_label_plan(80, 40, 10)[1] == list(range(40, 50))
     assert [len(task) for task in multi_label_plan(20, 4, 2)] == [4] + [2] * 8
-    assert multi_label_plan(5, 5, 2) == [[0, 1, 2, 3, 4]]
+    assert multi_label_plan(5, 5, 9) == multi_label_plan(5, 5, 2) == [[0, 1, 2, 3, 4]]
 
 
 def test_alphabetical_order_is_by_name_in_code_points():
@@ -117,7 +115,8 @@ def test_random_order_follows_the_seed_and_leaves_the_global_state():
 
 
 SPLIT_REFUSALS = {
-    "no increment": ({"increment": 0}, "increment=0: give a whole number from 1 to 6"),
+    "no increment": ({"increment": 0}, "increment=0: give a whole number from 1"),
+    "increment above the classes": ({"increment": 7}, "base=0 with increment=7: the first task would have more than"),
     "negative base": ({"base": -1}, "base=-1"),
     "base above the classes": ({"base": 7}, "base=7: give a whole number from 0 to 6"),
     "remainder": ({"base": 1}, "base=1 with increment=2: the 5 classes after the first task cannot be divided"),
@@ -163,6 +162,11 @@ def test_unknown_rules_are_refused():
         evaluation_images(LABELS, [True] * 4, "most")
     with pytest.raises(PlanError, match="needs final"):
         evaluation_images(LABELS, [True] * 4, "final_seen")
+    for classes in ([0, 1], [0, 1, 2, 3], [True] * 3):
+        with pytest.raises(PlanError, match="give one bool a class"):
+            evaluation_images(LABELS, classes)
+        with pytest.raises(PlanError, match=r"final is .* give one bool a class"):
+            evaluation_images(LABELS, [True] * 4, "final_seen", classes)
 
 
 # --- plans -----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 
 import numpy as np
@@ -246,9 +247,9 @@ def test_each_part_has_its_transform(make):
 @every_stream
 def test_data_reaches_spawned_workers(make):
     data = make(task_label=0, train_transform=Halved()).train_stream[0].dataset
-    copy = pickle.loads(pickle.dumps(data))
-    assert np.array_equal(copy.label_rows.array, data.label_rows.array, equal_nan=True)
-    for batch, twin in zip(DataLoader(data, batch_size=20), DataLoader(copy, batch_size=20), strict=True):
+    unpickled = pickle.loads(pickle.dumps(data))
+    assert np.array_equal(unpickled.label_rows.array, data.label_rows.array, equal_nan=True)
+    for batch, twin in zip(DataLoader(data, batch_size=20), DataLoader(unpickled, batch_size=20), strict=True):
         assert all(
             torch.equal(torch.nan_to_num(a, 5), torch.nan_to_num(b, 5)) for a, b in zip(batch, twin, strict=True)
         )
@@ -435,13 +436,10 @@ def test_label_batches_are_otherwise_ordinary_tensors():
     assert type(labels * 2) is type(labels > 0.5) is type(labels.sum()) is torch.Tensor
     assert labels.max() == torch.max(labels) == 1
     assert torch.equal(torch.max(labels, plain), plain)
-    for same in (
-        labels.to("cpu", torch.float64),
-        labels.clone(),
-        labels[1:],
-        torch.cat([labels, labels]),
-        labels[:, [0, 2]],
-    ):
+    moved = (labels.to("cpu", torch.float64), labels.clone(), labels[1:], labels[:, [0, 2]], labels.double())
+    joined = (torch.cat([labels, labels]), torch.stack([labels.detach()[i] for i in range(5)]))
+    copies = (copy.deepcopy(labels), pickle.loads(pickle.dumps(labels)))
+    for same in (*moved, *joined, *copies):
         with pytest.raises(DataError, match="no class id"):
             same.argmax(dim=1)
     for call in (lambda: torch.max(labels, 1), lambda: labels.max(dim=-1), lambda: torch.argmax(labels, dim=1)):
