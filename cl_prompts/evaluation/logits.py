@@ -33,10 +33,13 @@ class ModelLogits:
         self._states: list[Hashable] = []
         self._outputs: list[Tensor] = []
 
-    def of(self, model: nn.Module, positions: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    def of(
+        self, model: nn.Module, positions: Tensor, device: torch.device, parts: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """(positions, float32 logits (batch, classes) on `device`) of the images asked for, in evaluation mode.
 
-        Module modes are restored at the end and no random state is drawn from.
+        Module modes are restored at the end and no random state is drawn from. `parts`: of a learner that grows by parts,
+        put together the first ones alone: the learner as it was before the others came.
         """
         if not len(positions):
             return
@@ -50,7 +53,7 @@ class ModelLogits:
                 has_parts = isinstance(model, Method) and self._refresh_parts(model, device)
             for batch in positions.split(self.images.batch_size):
                 with torch.inference_mode(), self._autocast(device):
-                    logits = self._combined(model, batch) if has_parts else self._whole(model, batch, device)
+                    logits = self._combined(model, batch, parts) if has_parts else self._whole(model, batch, device)
                     logits = logits.float()
                 yield batch, logits
 
@@ -59,11 +62,11 @@ class ModelLogits:
         needs_images = not known or not getattr(model, "predicts_from_query", False)
         return model(self.images.load(batch, device) if needs_images else None, *known)
 
-    def _combined(self, model: nn.Module, batch: Tensor) -> Tensor:
+    def _combined(self, model: nn.Module, batch: Tensor, parts: int | None) -> Tensor:
         assert isinstance(model, Method)
         here = batch.to(self._outputs[0].device)
         return model.combine(
-            [output[here] for output in self._outputs], None if self._queries is None else self._queries[here]
+            [output[here] for output in self._outputs[:parts]], None if self._queries is None else self._queries[here]
         )
 
     def _query_all(self, model: nn.Module, device: torch.device) -> Tensor | None:

@@ -60,12 +60,13 @@ class Evaluator:
         self.images = TestSetImages(dataset, transform, batch_size)
         self.logits = ModelLogits(self.images, autocast)
 
-    def __call__(self, model: nn.Module, exposed: Tensor) -> EvaluationResult:
+    def __call__(self, model: nn.Module, exposed: Tensor, parts: int | None = None) -> EvaluationResult:
         """Evaluate `model`, whose modules are afterwards in the modes they were in.
 
         Args:
             model: images (batch, 3, h, w) -> logits (batch, classes).
             exposed: (classes,) bool.
+            parts: of a learner that grows by parts, the first ones alone; None: all.
 
         Returns:
             Zero counts and a NaN loss if no class is exposed.
@@ -75,7 +76,7 @@ class Evaluator:
         competing = exposed.to(device) if self.mask == "exposed" else torch.ones_like(exposed, device=device)
         confusion = torch.zeros(self.num_classes * self.num_classes, dtype=torch.int64, device=device)
         loss = torch.zeros((), dtype=torch.float64, device=device)
-        for batch, logits in self.logits.of(model, chosen, device):
+        for batch, logits in self.logits.of(model, chosen, device, parts):
             targets = self.targets[batch].to(device)
             with torch.inference_mode():
                 logits = mask_logits(logits, self._columns(competing, logits.shape[-1]))

@@ -90,13 +90,16 @@ class MultiLabelEvaluator:
         self.logits = ModelLogits(self.images, autocast)
         self._evaluated(np.zeros(num_classes, dtype=bool))  # an unknown rule is refused here
 
-    def __call__(self, model: nn.Module, exposed: Tensor) -> MultiLabelEvaluation:
-        """Evaluate `model` on the columns `exposed`, (classes,) bool; its modules keep their modes."""
+    def __call__(self, model: nn.Module, exposed: Tensor, parts: int | None = None) -> MultiLabelEvaluation:
+        """Evaluate `model` on the columns `exposed`, (classes,) bool; its modules keep their modes.
+
+        `parts`: of a learner that grows by parts, the first ones alone; None: all.
+        """
         device = exposed.device if self.device is None else self.device
         columns = exposed.cpu().numpy()
         rows = self._evaluated(columns)
         table = np.full(self.targets.shape, np.nan, dtype=np.float32)
-        for batch, logits in self.logits.of(model, torch.from_numpy(np.flatnonzero(rows)), device):
+        for batch, logits in self.logits.of(model, torch.from_numpy(np.flatnonzero(rows)), device, parts):
             if logits.shape[-1] != self.num_classes:
                 raise MetricError(
                     f"the model has {logits.shape[-1]} logits, the evaluator num_classes={self.num_classes}"

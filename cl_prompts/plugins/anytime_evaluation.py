@@ -139,8 +139,8 @@ class AnytimeEvaluation(SupervisedPlugin):
             deferred.note(strategy.model, self._position.samples_seen, self._exposed.clone())
         if not self._is_complete(self._position.samples_seen) or self.sessions:
             return
-        for session, (seen, exposed) in enumerate(deferred.ends):
-            result = self.evaluator(strategy.model, exposed)
+        for session, (seen, exposed, parts) in enumerate(deferred.ends):
+            result = self.evaluator(strategy.model, exposed, parts)
             self._add(strategy, self.sessions, result, exposed, samples_seen=seen, kind="session", session=session)
 
     def _has_final(self) -> bool:
@@ -171,7 +171,7 @@ class FinishedParts:
     """Session ends that are measured later, and the check that nothing they rest on has changed since."""
 
     def __init__(self) -> None:
-        self.ends: list[tuple[int, Tensor]] = []
+        self.ends: list[tuple[int, Tensor, int]] = []
         self._finished: list[Hashable] = []
 
     def note(self, model: torch.nn.Module, seen: int, exposed: Tensor) -> None:
@@ -180,8 +180,8 @@ class FinishedParts:
         Raises:
             MetricError: a learner without parts, or a part that is no longer what it was when its session ended.
         """
-        self.ends.append((seen, exposed))
         self._finished = self._states(model)
+        self.ends.append((seen, exposed, len(self._finished)))
 
     def _states(self, model: torch.nn.Module) -> list[Hashable]:
         parts = getattr(model, "parts", lambda: None)()

@@ -10,6 +10,7 @@
 | `class_average_precision.csv` | the same for several labels an image |
 | `summary.json` | status, metrics, time, memory |
 | `tensorboard/` | event files |
+| `predictions/` | of several labels an image: final logits, calibration, the trajectory they give |
 | `checkpoints/` | only if something is saved in it |
 """
 
@@ -23,10 +24,21 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from cl_prompts.errors import UserError
 from cl_prompts.metrics.records import Point
 from cl_prompts.metrics.tables import Tables
-from cl_prompts.runs.files import cannot_write, json_text, overwrite_text, write_csv, write_json, write_text
+from cl_prompts.runs.files import (
+    atomic_file,
+    cannot_write,
+    json_text,
+    overwrite_text,
+    write_csv,
+    write_json,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from scenarios.plans import Plan
@@ -119,12 +131,7 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints, made when first asked for."""
-        folder = self.path / "checkpoints"
-        try:
-            folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise cannot_write(folder, error) from error
-        return folder
+        return self._folder("checkpoints")
 
     def write_config(self, text: str) -> None:
         """Write the resolved configuration, YAML text, to `config.yaml`."""
@@ -156,6 +163,28 @@ class RunDirectory:
         """Write the score of each class (column) at the end of each session (row) to the file the tables name."""
         header, rows = tables.class_rows(sessions, class_names)
         write_csv(self.path / tables.class_file, header, rows)
+
+    def write_predictions(self, name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Write arrays, without pickle, to `predictions/<name>`."""
+        with atomic_file(self._predictions / name) as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    def write_prediction_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write rows of equal keys to `predictions/<name>`."""
+        header = list(rows[0]) if rows else []
+        write_csv(self._predictions / name, header, [[row[key] for key in header] for row in rows])
+
+    @property
+    def _predictions(self) -> Path:
+        return self._folder("predictions")
+
+    def _folder(self, name: str) -> Path:
+        folder = self.path / name
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        return folder
 
     def write_summary(self, summary: RunSummary) -> None:
         """Write `summary.json`."""

@@ -23,11 +23,14 @@ from cl_prompts.runs.build import Data, Learner, build_data, build_learner, chec
 from cl_prompts.runs.directory import RunDirectory, RunSummary, Status
 from cl_prompts.runs.failures import INTERRUPTED, SUCCESS, TERMINATED, failure_text
 from cl_prompts.runs.manifest import make_manifest, peak_memory_bytes
+from cl_prompts.runs.predictions import write_predictions
 from cl_prompts.runs.schema import RunConfig
 from cl_prompts.runs.seeds import Seeds
 from cl_prompts.runs.termination import Terminated, termination_as_interrupt
+from scenarios.multi_label_plan import MultiLabelPlan
 from scenarios.multi_label_settings import MultiLabelEvaluationSettings
 from scenarios.plan import StreamPlanWarning
+from scenarios.plans import Plan
 
 
 def execute(config: RunConfig) -> int:
@@ -190,7 +193,18 @@ def _run(config: RunConfig, device: torch.device, record: _Record, started: date
         for experience in learner.benchmark.train_stream:
             strategy.train(experience, num_workers=config.num_workers)
         # Inside the block: a curve that cannot be closed is a failed run, not a finished one.
+    _write_predictions(config, directory, plan, learner)
     record.write("finished")
+
+
+def _write_predictions(config: RunConfig, directory: RunDirectory, plan: Plan, learner: Learner) -> None:
+    evaluator, scenario = learner.evaluation.evaluator, config.scenario
+    if not isinstance(evaluator, MultiLabelEvaluator) or evaluator.latest is None:
+        return
+    assert isinstance(plan, MultiLabelPlan)
+    assert isinstance(scenario, MultiLabelEvaluationSettings)
+    final = learner.strategy.model.columns_are_final and not scenario.classes_return
+    write_predictions(directory, evaluator.latest, plan, scenario, columns_are_final=final)
 
 
 def _pictures(learner: Learner, data: Data) -> dict[str, Any]:

@@ -25,6 +25,10 @@ TEXT_KEYS = (
     "dataset.root",
     "dataset.file_list",
     "backbone.checkpoint",
+    "dataset.train_images",
+    "dataset.test_images",
+    "dataset.train_annotations",
+    "dataset.test_annotations",
     "scenario.plan",
 )
 """Keys of free text, whose value is what was typed, whatever Hydra's grammar would make of it."""

@@ -91,6 +91,11 @@ class Method(nn.Module):
         """Take up one stream batch in closed form; arguments as in `training_outputs`."""
         raise StrategyError(f"{type(self).__name__} learns by gradient and cannot be fitted in closed form")
 
+    @property
+    def columns_are_final(self) -> bool:
+        """The logits of a class stay what they were after its session, where no class returns in a later one."""
+        return False
+
     def parts(self) -> list[Hashable] | None:
         """State of each part that prediction is put together from; equal states give equal outputs.
 

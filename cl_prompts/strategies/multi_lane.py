@@ -146,6 +146,11 @@ class MultiLaneMethod(Method):
         outputs = [self._part_output(features[:, number], number) for number in numbers]
         return self.combine(outputs, stream_query if query is None else query)
 
+    @property
+    def columns_are_final(self) -> bool:
+        """True where each class is read from its own lane; with keys, the lane of an image may change."""
+        return self.settings.head_mode == "concat"
+
     def parts(self) -> list[Hashable]:
         """One part a lane; a frozen lane's state never changes."""
         return self.lanes.states()

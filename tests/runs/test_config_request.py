@@ -192,13 +192,13 @@ def test_a_word_that_cannot_be_read_brings_no_second_error(composer):
 @pytest.mark.parametrize(
     ("word", "text"),
     [
-        ("strategy=mpv", "strategy=mpv: did you mean mvp? choose one of linear_probe, mvp, ncm, single_prompt"),
-        ("strategy=MVP", "strategy=MVP: did you mean mvp? choose one of linear_probe, mvp, ncm, single_prompt"),
+        ("strategy=mpv", "strategy=mpv: did you mean mvp? choose one of linear_probe, multi_lane, mvp, ncm, single_prompt"),
+        ("strategy=MVP", "strategy=MVP: did you mean mvp? choose one of linear_probe, multi_lane, mvp, ncm, single_prompt"),
         ("strategy=si_blurry", "strategy=si_blurry: si_blurry is a choice of scenario, write scenario=si_blurry; "),
         ("strategy=[mvp,ncm]", "strategy=[mvp,ncm]: choose one of"),
         ("strategy=null", "strategy=null: choose one of"),
         ("strategy=", "strategy=: choose one of"),
-        ("protocol=7", "protocol=7: choose one of online"),
+        ("protocol=7", "protocol=7: choose one of multi_lane_coco2014"),
         ("experiment=mvp_bas", "experiment=mvp_bas: did you mean mvp_base?"),
         ("strategy", "strategy: write key=value, for example strategy=mvp"),
         ("device=a=b", "device=a=b: cannot be read; put a value with special characters in two pairs of quotes"),
@@ -282,7 +282,7 @@ def test_every_combination_of_a_sweep_is_checked_and_each_line_comes_once(compos
         "protocol.lr=0: must be a number greater than 0 (default 0.005)",
         "seed=-2: must be a whole number of at least 0 and below 2^63 (default 1)",
         "seed=-3: must be a whole number of at least 0 and below 2^63 (default 1)",
-        "strategy=mpv: did you mean mvp? choose one of linear_probe, mvp, ncm, single_prompt",
+        "strategy=mpv: did you mean mvp? choose one of linear_probe, multi_lane, mvp, ncm, single_prompt",
     ]
 
 
@@ -303,7 +303,7 @@ def test_files_of_the_user_are_choices_and_their_missing_keys_have_defaults(own_
 def test_errors_in_files_of_the_user_name_the_file_or_key(own_composer):
     assert problems(own_composer, "experiment=bad_choice") == [
         "a config file asks for strategy/mvpp, which does not exist; "
-        "choose one of linear_probe, mvp, mvp_small, ncm, single_prompt"
+        "choose one of linear_probe, multi_lane, mvp, mvp_small, ncm, single_prompt"
     ]
     assert sorted(problems(own_composer, "experiment=bad_key")) == [
         "foo=1: unknown key; see --help for all keys (set by experiment=bad_key)",

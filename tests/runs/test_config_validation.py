@@ -166,7 +166,7 @@ def test_values_at_the_edge_of_what_is_allowed_pass(key, value):
 def test_a_missing_group_or_method_is_said_and_the_rest_checked():
     assert "choose a file of configs/strategy" in problems({"strategy": None})["strategy"]
     found = problems({"strategy": {"name": "mpv", "pool_sise": 3}, "protocol.lr": 0})
-    assert found["strategy.name"].startswith("strategy.name=mpv: did you mean mvp? choose one of linear_probe, mvp")
+    assert found["strategy.name"].startswith("strategy.name=mpv: did you mean mvp? choose one of linear_probe, multi_lane, mvp")
     assert set(found) == {"strategy.name", "protocol.lr"}
 
 
@@ -229,7 +229,7 @@ def test_what_an_unknown_key_meant(key, meant):
 
 def test_words_that_need_more_than_another_key():
     names = {group: DEFAULTS[group]["name"] for group in GROUPS}
-    assert "protocol.updates_per_batch" in unknown_key_text("epochs", names)
+    assert "protocol.epochs" in unknown_key_text("epochs", names)
     assert "device=cuda" in unknown_key_text("gpu", names)
 
 
@@ -239,6 +239,8 @@ def test_a_key_like_nothing_lists_what_there_is():
     assert unknown_key_text("zzzzzzzz", names) == "unknown key; see --help for all keys"
 
 
+MLCIL = {"name": "mlcil", "generator": "mlcil"}
+SEVERAL = {"dataset": {"name": "digit_mosaics"}, "scenario": MLCIL, "strategy": {"name": "linear_probe"}}
 # rule -> (changes that break it, the key it complains about, a word of the advice, changes that keep it)
 CASES = {
     "published_samplers_return_home": (
@@ -294,6 +296,30 @@ CASES = {
         "scenario.plan",
         "plan.npz and plan.json",
         {},
+    ),
+    "labels_suit_scenario": (
+        {"dataset": {"name": "digit_mosaics"}},
+        "dataset",
+        "scenario=mlcil or ml_si_blurry",
+        {"dataset": {"name": "digit_mosaics"}, "scenario": MLCIL, "strategy": {"name": "linear_probe"}},
+    ),
+    "visible_labels_are_the_mask": (
+        {**SEVERAL, "protocol.train_mask": "batch"},
+        "protocol.train_mask",
+        "set it to exposed",
+        SEVERAL,
+    ),
+    "order_can_change": (
+        {"scenario.view": "merged", "protocol.epochs": 2},
+        "protocol.epochs",
+        "passes once",
+        {"protocol.epochs": 2, "protocol.shuffle": True},
+    ),
+    "sessions_can_be_deferred": (
+        {"protocol.session_evaluation": "deferred"},
+        "protocol.session_evaluation",
+        "protocol.eval_every=0",
+        {"protocol.session_evaluation": "deferred", "protocol.eval_every": 0},
     ),
     "output_can_be_written": ({"output": __file__}, "output", "is a file", {"output": "not/made/yet"}),
 }

@@ -110,7 +110,13 @@ def test_manifest_names_what_the_numbers_rest_on(run_tiny):
     assert all(len(digest) == 64 for digest in digests)
     assert digests[0] != digests[1]
     seeds = Seeds.from_root(3)
-    assert manifest["seeds"] == {"plan": 3, "init": seeds.init, "augment": seeds.augment, "replay": seeds.replay}
+    assert manifest["seeds"] == {
+        "plan": 3,
+        "init": seeds.init,
+        "augment": seeds.augment,
+        "replay": seeds.replay,
+        "order": seeds.order,
+    }
     assert manifest["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert manifest["device"] == "cpu"
 

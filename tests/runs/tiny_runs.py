@@ -26,7 +26,11 @@ TINY = (
 )
 """Forty training samples, in batches of ten unless a session ends."""
 
-BLOCKS = {"mvp": ("strategy.expert_layers=[1]",), "single_prompt": ("strategy.prompt_layers=2",)}
+BLOCKS = {
+    "mvp": ("strategy.expert_layers=[1]",),
+    "single_prompt": ("strategy.prompt_layers=2",),
+    "multi_lane": ("strategy.prompt_layers=2", "strategy.num_selectors=3", "strategy.num_prompts=3"),
+}
 """What a method needs to fit into two blocks."""
 
 QUIET = ("progress=none", "tensorboard=false", "protocol.eval_every=10")
