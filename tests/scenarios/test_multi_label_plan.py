@@ -7,6 +7,8 @@ import hashlib
 import json
 import pickle
 import struct
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError
 from itertools import chain
 
@@ -257,3 +259,13 @@ def test_other_targets_are_refused():
         with pytest.raises(PlanError, match=reason) as refusal:
             plan.check_targets(*arguments)
         assert "\n" not in str(refusal.value)
+
+
+def test_plans_load_neither_torch_nor_avalanche():
+    code = (
+        "import sys, scenarios, scenarios.plans, scenarios.mlcil, scenarios.ml_si_blurry;"
+        "scenarios.MLCILSettings, scenarios.MLSiBlurrySettings, scenarios.load_plan;"
+        "print(sorted({'torch', 'avalanche', 'sklearn', 'pandas'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
