@@ -243,15 +243,22 @@ def _measuring(
     return MultiLabelTables(plan.class_kind, scenario), evaluator
 
 
-def check_test_classes(data: Data) -> None:
-    """Refuse a stream whose classes the test set cannot measure.
+def check_test_classes(data: Data) -> list[str]:
+    """Classes of the stream that the test set cannot measure.
+
+    Returns:
+        Of several labels an image a sentence about them: average precision leaves them out.
 
     Raises:
-        PlanError: a class of the stream has no test image.
+        PlanError: of one label an image, a class of the stream has no test image.
     """
     targets = np.asarray(data.test.targets)
-    tested = set(np.flatnonzero(targets.any(0)) if targets.ndim == 2 else targets.tolist())
+    several = targets.ndim == 2
+    tested = set(np.flatnonzero(targets.any(0)) if several else targets.tolist())
     missing = [index for index, count in enumerate(data.plan.counts.sum(0)) if count and index not in tested]
-    if missing:
-        name = data.train.class_names[missing[0]]
+    if not missing:
+        return []
+    name = data.train.class_names[missing[0]]
+    if not several:
         raise PlanError(f"class {name!r} is in the training stream but has no test image; add some or leave it out")
+    return [f"{len(missing)} classes of the stream have no test image ({name!r}, ...): they are left out of mAP"]

@@ -140,10 +140,10 @@ def _run(config: RunConfig, device: torch.device, record: _Record, started: date
         warnings.simplefilter("ignore", StreamPlanWarning)
         warnings.filterwarnings("ignore", message="No loggers specified")
         data = build_data(config, None if config.progress == "none" else reading_progress())
-        check_test_classes(data)
+        untested = check_test_classes(data)
         learner = build_learner(config, data, device)
     directory, plan, strategy = record.directory, data.plan, learner.strategy
-    notes = (learner.backbone.notice, *strategy.model.notices(), *data.train.notes, *data.test.notes)
+    notes = (learner.backbone.notice, *strategy.model.notices(), *untested, *data.train.notes, *data.test.notes)
     notices = [text for text in notes if text]
     directory.write_plan(plan)
     directory.write_manifest(

@@ -298,7 +298,7 @@ CASES = {
         {},
     ),
     "labels_suit_scenario": (
-        {"dataset": {"name": "digit_mosaics"}},
+        {"dataset": {"name": "digit_mosaics"}, "strategy": {"name": "linear_probe"}},
         "dataset",
         "scenario=mlcil or ml_si_blurry",
         {"dataset": {"name": "digit_mosaics"}, "scenario": MLCIL, "strategy": {"name": "linear_probe"}},
