@@ -1,12 +1,15 @@
 """Lanes in their exact fast form: all lanes in one call, nothing computed whose result is dropped.
 
 Four facts make it exact. The stream ignores the lanes. Only a lane's class token reaches the head, so summaries serve
-as keys and values alone. A key of a summary is linear in it, so the projection moves to the class-token side: the score
-of summary z is (Wk' q) z + q bk, the value is Wv (sum p z) + bv sum p, and no token but the class token is ever
-projected. The path of the selectors contains no image, so it is computed once for all of them.
+as keys and values alone. A summary is a weighted mean of the stream's tokens and its key is linear in it, so projection
+and mean change places: the class token's query, folded into the key weights, asks every token of the stream once a
+head, the selectors' weights A average the answers into the scores of the summaries, and the value is
+Wv ((p A) x) + bv sum p. No summary is formed, and no token but the class token is ever projected. The path of the
+selectors contains no image, so it is computed once for all of them.
 
-A lane then costs 14 D^2 + 2 S N D + 2 H S D + 2 (1 + K) D multiplications a block and image, and of the last block of
-the stream only the first norm is left. Where keys are normalised (`qk_norm`) scores are not linear: use the token form.
+A lane then costs 14 D^2 + S N D + 2 H N D + 2 H S N + 2 (1 + K) D multiplications a block and image, and of the last
+block of the stream only the first norm is left. Where keys are normalised (`qk_norm`) scores are not linear: use the
+token form.
 """
 
 from __future__ import annotations
@@ -52,8 +55,7 @@ def fast_class_tokens(
     path = selector_path(blocks, inputs) if path is None else path
     class_token = inputs.class_token[None, None]
     for index, (block, seen) in enumerate(zip(blocks, stream, strict=True)):
-        summaries = _summarise(path[index], seen)
-        attended = _attend_summaries(block, class_token, summaries, inputs.prompts.get(index))
+        attended = _attend_summaries(block, class_token, path[index], seen, inputs.prompts.get(index))
         class_token = _finish(block, class_token, attended)
     return class_token
 
@@ -71,9 +73,14 @@ def selector_path(blocks: Sequence[Block], inputs: LaneInputs) -> list[Tensor]:
 
 def selector_weights(selectors: Tensor, seen: Tensor) -> Tensor:
     """Attention of normed selectors over the tokens of the stream, float `(batch, lanes, selectors, tokens)`."""
-    flat = selectors.flatten(0, 1).to(seen.dtype)
-    weights = torch.softmax(flat @ seen.transpose(1, 2) * seen.shape[-1] ** -0.5, dim=-1)
-    return weights.unflatten(1, selectors.shape[:2])
+    # The scale goes to the side without images: a pass over all weights less.
+    flat = selectors.flatten(0, 1).to(seen.dtype) * seen.shape[-1] ** -0.5
+    return _softmax(flat @ seen.transpose(1, 2)).unflatten(1, selectors.shape[:2])
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Over the last dimension, in float32 at least: mixed precision gives scores of fewer digits."""
+    return torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
 def _summarise(selectors: Tensor, seen: Tensor) -> Tensor:
@@ -82,30 +89,37 @@ def _summarise(selectors: Tensor, seen: Tensor) -> Tensor:
     return (weights.to(seen.dtype) @ seen).unflatten(1, selectors.shape[:2])
 
 
-def _attend_summaries(block: Block, class_token: Tensor, summaries: Tensor, prompts: Tensor | None) -> Tensor:
+def _attend_summaries(
+    block: Block, class_token: Tensor, selectors: Tensor, seen: Tensor, prompts: Tensor | None
+) -> Tensor:
     """Attention output for class tokens `(batch or 1, lanes or 1, width)`, `(batch, lanes, width)`."""
     attention = cast("Attention", block.attn)
-    heads, head_width = attention.num_heads, attention.head_dim
+    heads = (attention.num_heads, attention.head_dim)
     query, key, value = _project(attention, block.norm1(class_token))
-    batch, lanes = summaries.shape[:2]
+    query = query * attention.scale
+    averaging = selector_weights(selectors, seen).to(seen.dtype)
+    batch, lanes = averaging.shape[:2]
 
     key_weight, key_bias = projection_weights(attention, 1, 2)
-    value_weight, value_bias = projection_weights(attention, 2, 3)
-    folded = _each_head(query, key_weight.view(heads, head_width, -1))
-    of_summaries = folded.to(summaries.dtype) @ summaries.transpose(2, 3)
+    folded = _each_head(query, key_weight.view(*heads, -1))
+    of_tokens = folded.flatten(1, 2).to(seen.dtype) @ seen.transpose(1, 2)
+    of_summaries = of_tokens.unflatten(1, folded.shape[1:3]) @ averaging.transpose(2, 3).to(of_tokens.dtype)
     if key_bias is not None:
-        of_summaries = of_summaries + (query * key_bias.view(heads, head_width)).sum(-1, keepdim=True)
+        of_summaries = of_summaries + (query * key_bias.view(heads)).sum(-1, keepdim=True)
     scores = [(query * key).sum(-1, keepdim=True).expand(batch, lanes, -1, -1), of_summaries]
     if prompts is not None:
         every = query.expand(-1, lanes, -1, -1)
         of_prompts = torch.einsum("bthd,tkhd->bthk", every, prompts[:, 0].to(query.dtype))
         scores.append(of_prompts.expand(batch, -1, -1, -1))
-    weights = torch.softmax(torch.cat(scores, dim=-1) * attention.scale, dim=-1).to(summaries.dtype)
-    own, read, prompted = weights.tensor_split([1, 1 + summaries.shape[2]], dim=-1)
+    weights = _softmax(torch.cat(scores, dim=-1)).to(seen.dtype)
+    own, read, prompted = weights.tensor_split([1, 1 + selectors.shape[1]], dim=-1)
 
-    attended = own * value + _each_head(read @ summaries, value_weight.view(heads, head_width, -1).transpose(1, 2))
+    of_tokens = (read @ averaging).flatten(1, 2)
+    seen_by_heads = (of_tokens @ seen.to(of_tokens.dtype)).unflatten(1, (lanes, attention.num_heads))
+    value_weight, value_bias = projection_weights(attention, 2, 3)
+    attended = own * value + _each_head(seen_by_heads, value_weight.view(*heads, -1).transpose(1, 2))
     if value_bias is not None:
-        attended = attended + read.sum(-1, keepdim=True) * value_bias.view(heads, head_width)
+        attended = attended + read.sum(-1, keepdim=True) * value_bias.view(heads)
     if prompts is not None:
         attended = attended + torch.einsum("bthk,tkhd->bthd", prompted, prompts[:, 1].to(prompted.dtype))
     return attention.proj(attention.norm(attended.flatten(2)))
@@ -184,12 +198,12 @@ def _through_merged_tokens(blocks: Sequence[Block], stream: Iterable[Tensor], in
             of_merged = torch.einsum("bhd,bnhd->bhn", query, key)[:, None]
         prompts = inputs.prompts.get(index)
         if prompts is None:
-            weights = torch.softmax(of_merged * attention.scale, dim=-1).to(value.dtype)
+            weights = _softmax(of_merged * attention.scale).to(value.dtype)
             attended = torch.einsum("bthn,bnhd->bthd", weights, value)
         else:
             of_prompts = torch.einsum("bhd,tkhd->bthk", query, prompts[:, 0].to(query.dtype))
             scores = torch.cat([of_merged.expand(-1, inputs.lanes, -1, -1), of_prompts], dim=-1)
-            weights = torch.softmax(scores * attention.scale, dim=-1).to(value.dtype)
+            weights = _softmax(scores * attention.scale).to(value.dtype)
             read, prompted = weights.tensor_split([of_merged.shape[-1]], dim=-1)
             attended = torch.einsum("bthn,bnhd->bthd", read, value)
             attended = attended + torch.einsum("bthk,tkhd->bthd", prompted, prompts[:, 1].to(value.dtype))
