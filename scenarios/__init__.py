@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scenarios.benchmark import PlannedBenchmark, benchmark_from_plan, si_blurry_benchmark
-    from scenarios.datasets import ImageDataset, dataset_names, load_dataset
+    from scenarios.datasets import ImageDataset, dataset_names, load_dataset, read_dataset_settings
     from scenarios.errors import DataError, PlanError, UserError
     from scenarios.ml_si_blurry import MLSiBlurrySettings, ml_si_blurry_plan
     from scenarios.mlcil import MLCILSettings, evaluation_images, mlcil_plan
@@ -44,6 +44,7 @@ _HOMES = {
     "dataset_names": "datasets",
     "evaluation_images": "mlcil",
     "load_dataset": "datasets",
+    "read_dataset_settings": "datasets",
     "load_plan": "plans",
     "ml_si_blurry_benchmark": "multi_label_benchmark",
     "ml_si_blurry_plan": "ml_si_blurry",
@@ -79,6 +80,7 @@ __all__ = [
     "ml_si_blurry_plan",
     "mlcil_benchmark",
     "mlcil_plan",
+    "read_dataset_settings",
     "si_blurry_benchmark",
     "si_blurry_plan",
 ]
