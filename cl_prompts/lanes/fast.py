@@ -129,7 +129,7 @@ def _each_head(vectors: Tensor, matrices: Tensor) -> Tensor:
     """A matrix a head: `(batch, lanes, heads, a)` times `(heads, a, b)` gives `(batch, lanes, heads, b)`."""
     batch, lanes, heads, width = vectors.shape
     rows = vectors.permute(2, 0, 1, 3).reshape(heads, batch * lanes, width)
-    return (rows @ matrices.to(rows.dtype)).view(heads, batch, lanes, -1).permute(1, 2, 0, 3)
+    return (rows @ matrices.to(rows.dtype)).unflatten(1, (batch, lanes)).permute(1, 2, 0, 3)
 
 
 def _project(attention: Attention, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
