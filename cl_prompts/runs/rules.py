@@ -184,6 +184,17 @@ def visible_labels_are_the_mask(config: RunConfig) -> Iterator[Problem]:
             )
 
 
+def visible_labels_show_sessions(config: RunConfig) -> Iterator[Problem]:
+    """With several labels an image no stream hides where a session ends."""
+    if config.scenario.multi_label and config.scenario.view == "merged":
+        yield _problem(
+            config,
+            "scenario.view",
+            f"the visible labels of scenario={config.scenario.name} tell where a session ends, nothing can hide it; "
+            "use sessions",
+        )
+
+
 def order_can_change(config: RunConfig) -> Iterator[Problem]:
     """Streams without boundaries, and those whose batches decide what is visible, pass once and in order."""
     scenario, protocol = config.scenario, config.protocol
@@ -282,6 +293,7 @@ RULES: tuple[Rule, ...] = (
     Rule(labels_suit_scenario, ("scenario", "dataset")),
     Rule(labels_suit_method, ("strategy", "dataset")),
     Rule(visible_labels_are_the_mask, ("scenario", "protocol.train_mask", "protocol.eval_mask")),
+    Rule(visible_labels_show_sessions, ("scenario", "scenario.view")),
     Rule(order_can_change, ("scenario.view", "protocol.epochs", "protocol.shuffle")),
     Rule(sessions_can_be_deferred, ("protocol.session_evaluation", "protocol.eval_every")),
     Rule(blocks_exist, ("strategy", "backbone.depth", "backbone.timm_name", "backbone.name")),

@@ -309,6 +309,12 @@ CASES = {
         "set it to exposed",
         SEVERAL,
     ),
+    "visible_labels_show_sessions": (
+        {**SEVERAL, "scenario": {**MLCIL, "view": "merged"}},
+        "scenario.view",
+        "use sessions",
+        SEVERAL,
+    ),
     "order_can_change": (
         {"scenario.view": "merged", "protocol.epochs": 2},
         "protocol.epochs",
