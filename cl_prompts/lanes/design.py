@@ -1,8 +1,13 @@
-"""`LaneDesign`: what every lane is made of, how it starts and when it learns."""
+"""`LaneDesign`: what every lane is made of, how it starts and learns; `LaneShape`: the backbone's part."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
+
+from timm.layers import Attention
+
+from cl_prompts.backbones import FrozenViT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,3 +37,24 @@ class LaneDesign:
     lane_policy: str = "owner"
     drop_and_replace: str = "released"
     merged_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class LaneShape:
+    """What the shapes of a lane take from the backbone.
+
+    Attributes:
+        width: numbers in a token.
+        heads: attention heads.
+        head_width: numbers in a head.
+    """
+
+    width: int
+    heads: int
+    head_width: int
+
+    @classmethod
+    def of(cls, backbone: FrozenViT) -> LaneShape:
+        """The shape for lanes beside `backbone`."""
+        attention = cast("Attention", backbone.blocks[0].attn)
+        return cls(backbone.width, attention.num_heads, attention.head_dim)

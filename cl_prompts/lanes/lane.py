@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
 
 import torch
-from timm.layers import Attention
 from torch import Tensor, nn
 
-from cl_prompts.backbones import FrozenViT
-from cl_prompts.lanes.design import LaneDesign
+from cl_prompts.lanes.design import LaneDesign, LaneShape
 
 
 class Lane(nn.Module):
@@ -27,20 +24,18 @@ class Lane(nn.Module):
         self.key: nn.Parameter | None = None
 
     @classmethod
-    def initial(cls, backbone: FrozenViT, design: LaneDesign, generator: torch.Generator) -> Lane:
+    def initial(cls, shape: LaneShape, design: LaneDesign, generator: torch.Generator) -> Lane:
         """The first lane, or a fresh one.
 
         As released, the tensors of all planned tasks are one matrix, and a lane is its slice: the scale depends on
         `init_tasks`.
         """
         draw = PROMPT_INITS[design.prompt_init]
-        tasks, width = design.init_tasks, backbone.width
-        attention = cast("Attention", backbone.blocks[0].attn)
-        heads, head_width = attention.num_heads, attention.head_dim
+        tasks, width = design.init_tasks, shape.width
         selectors = draw((tasks, design.num_selectors * width), generator)[0]
         prompts = [
             draw((2, tasks * design.num_prompts * width), generator)
-            .view(2, tasks, design.num_prompts, heads, head_width)[:, 0]
+            .view(2, tasks, design.num_prompts, shape.heads, shape.head_width)[:, 0]
             .clone()
             for _ in range(design.prompt_layers)
         ]
@@ -50,18 +45,19 @@ class Lane(nn.Module):
         """A lane that starts with the selectors and prompts of this one, without a key."""
         return Lane(self.selectors.detach().clone(), [prompt.detach().clone() for prompt in self.prompts])
 
-    def draw_key(self, others: Sequence[Tensor], width: int, generator: torch.Generator) -> None:
+    def draw_key(self, others: Sequence[Tensor], generator: torch.Generator) -> None:
         """Give the lane a key: a random direction at right angles to those of the other lanes.
 
         As released, keys are the rows of an orthogonal matrix, here without knowing how many there will be.
         """
+        width = self.selectors.shape[-1]
         key = torch.randn(width, generator=generator)
         # Twice, as rounding of the first subtraction leaves a remainder; beyond `width` lanes no such direction exists.
         for _ in range(2 if len(others) < width else 0):
             for other in others:
                 direction = nn.functional.normalize(other.detach().to("cpu", key.dtype), dim=0)
                 key = key - key @ direction * direction
-        self.key = nn.Parameter(nn.functional.normalize(key, dim=0).to(self.selectors.device))
+        self.key = nn.Parameter(nn.functional.normalize(key, dim=0).to(self.selectors))
 
     @property
     def learns(self) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cl_prompts.backbones import FrozenViT
 from cl_prompts.heads import PinnedHead
 from cl_prompts.labels import label_kind
-from cl_prompts.lanes.design import LaneDesign
+from cl_prompts.lanes.design import LaneDesign, LaneShape
 from cl_prompts.lanes.inputs import LaneInputs
 from cl_prompts.lanes.lane import Lane
 
@@ -36,9 +36,9 @@ class LaneSet(nn.Module):
 
     def __init__(self, backbone: FrozenViT, num_classes: int, design: LaneDesign, generator: torch.Generator) -> None:
         super().__init__()
-        self._make = lambda: Lane.initial(backbone, design, generator)
-        self._draw_key = lambda lane: lane.draw_key(self.keys, backbone.width, generator)
         self.design = design
+        self._shape = LaneShape.of(backbone)
+        self._generator = generator
         self.lanes = nn.ModuleList()
         self.owner: Tensor
         self.register_buffer("owner", torch.full((num_classes,), UNSEEN))
@@ -58,10 +58,12 @@ class LaneSet(nn.Module):
 
     def open(self) -> None:
         """Add a lane: a copy of the last one, or a fresh one."""
-        lane = self[-1].copied() if len(self) and self.design.lane_init == "copy" else self._make()
-        lane.to(self.owner.device)
+        copies = len(self) > 0 and self.design.lane_init == "copy"
+        lane = self[-1].copied() if copies else Lane.initial(self._shape, self.design, self._generator)
+        # In the place and the precision of the others, whatever the learner was moved to since.
+        lane.to(self[-1].selectors if len(self) else self.owner.device)
         if self.design.has_keys:
-            self._draw_key(lane)
+            lane.draw_key(self.keys, self._generator)
         self.lanes.append(lane)
         self.updates.append(0)
         self._columns.append(torch.zeros(0, dtype=torch.int64, device=self.owner.device))

@@ -37,7 +37,8 @@ class AnytimeEvaluation(SupervisedPlugin):
         session_ends: samples seen at the end of each session; None takes the end of each experience. They are kept
             where no attribute leads: a strategy that looks through its plugins finds no boundary before it is past.
         deferred: measure all session ends after the last one, in one pass over the test set. Only for learners that
-            grow by finished parts (`Method.parts`), whose earlier states can be put together again exactly.
+            grow by finished parts (`Method.parts`), whose earlier states can be put together again, equal up to the
+            rounding of larger matrix products.
 
     Attributes:
         points: periodic points and the final one, in order.

@@ -132,6 +132,16 @@ def memory_and_replay_go_together(config: RunConfig) -> Iterator[Problem]:
         )
 
 
+def memory_needs_the_planned_order(config: RunConfig) -> Iterator[Problem]:
+    """A memory remembers places in the stream."""
+    if config.protocol.memory_size > 0 and config.protocol.shuffle:
+        yield _problem(
+            config,
+            "protocol.shuffle",
+            f"protocol.memory_size={config.protocol.memory_size} remembers places in the stream; set it to false",
+        )
+
+
 def momentum_is_of_sgd(config: RunConfig) -> Iterator[Problem]:
     """No key is accepted and ignored."""
     if config.protocol.momentum > 0 and config.protocol.optimizer != "sgd":
@@ -289,6 +299,7 @@ RULES: tuple[Rule, ...] = (
     Rule(required_task_ids_exist, ("strategy", "scenario.view")),
     Rule(memory_suits_method, ("strategy", "protocol.memory_size")),
     Rule(memory_and_replay_go_together, ("protocol.memory_size", "protocol.replay_batch")),
+    Rule(memory_needs_the_planned_order, ("protocol.memory_size", "protocol.shuffle")),
     Rule(momentum_is_of_sgd, ("protocol.momentum", "protocol.optimizer")),
     Rule(labels_suit_scenario, ("scenario", "dataset")),
     Rule(labels_suit_method, ("strategy", "dataset")),

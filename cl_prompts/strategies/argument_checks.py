@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,10 +91,11 @@ def check_labels(targets: Iterable[int], num_classes: int) -> None:
 
 
 def check_experience_labels(experience: Any, num_classes: int, strategy: str, needs: Needs) -> None:
-    """Refuse labels of a form that the method does not learn from, or without a column in the head.
+    """Refuse labels of a form that the method does not learn from, without a column in the head, or not announced.
 
     Raises:
-        StrategyError: several labels an image for a method of one; rows or ids that do not fit the head.
+        StrategyError: several labels an image for a method of one; rows or ids that do not fit the head; a visible
+            class that is not among those that the experience announces.
     """
     rows = getattr(experience.dataset, "label_rows", None)
     if rows is None:
@@ -105,6 +107,14 @@ def check_experience_labels(experience: Any, num_classes: int, strategy: str, ne
     if columns != num_classes:
         raise StrategyError(
             f"the stream has {columns} label columns, the head {num_classes}; give num_classes={columns}"
+        )
+    announced = getattr(experience, "classes_in_this_experience", None)
+    shown = np.flatnonzero(~np.isnan(rows.array).all(axis=0)).tolist()
+    unannounced = [] if announced is None else sorted(set(shown) - set(announced))
+    if unannounced:
+        raise StrategyError(
+            f"labels of class {unannounced[0]} are visible, but the experience announces {sorted(announced or ())}; "
+            "set its classes_in_this_experience to all visible columns, or hide the labels (nan)"
         )
 
 

@@ -163,6 +163,11 @@ class ContinualStrategy(SupervisedTemplate):
         # Iterating a loader draws a base seed; a generator of its own keeps the global one untouched.
         self._loader_generator = torch.Generator().manual_seed(seed)
 
+    @property
+    def shuffles(self) -> bool:
+        """Every epoch has an order of its own, so that places in the stream mean nothing."""
+        return self._shuffle_seed is not None
+
     # --- what loggers read ------------------------------------------------------------------------------------------
 
     @property

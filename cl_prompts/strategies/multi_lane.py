@@ -22,7 +22,7 @@ from torch import Tensor
 from cl_prompts.backbones import FrozenViT
 from cl_prompts.errors import StrategyError
 from cl_prompts.heads import PinnedHead
-from cl_prompts.labels import label_kind, visible_cross_entropy, visible_labels
+from cl_prompts.labels import visible_cross_entropy, visible_labels
 from cl_prompts.lanes import (
     LaneDesign,
     LaneInputs,
@@ -197,7 +197,7 @@ class MultiLaneMethod(Method):
         # Not through the model's pooling: a lane has no other token.
         features = self.backbone.model.fc_norm(self.backbone.model.norm(states))
         if self.settings.normalize == "pre-head":
-            features = F.normalize(features.float(), dim=-1)
+            features = F.normalize(features if features.dtype == torch.float64 else features.float(), dim=-1)
         needs_query = needs_query and self.settings.head_mode == "key"
         return features, stream.query() if needs_query else None
 
@@ -244,7 +244,7 @@ class MultiLaneMethod(Method):
     def _classification(self, logits: Tensor, targets: Tensor, allowed: Tensor) -> Tensor:
         logits = logits / self.settings.temperature
         if targets.ndim == 1:
-            return label_kind(targets).loss(logits, targets, allowed)
+            return _cross_entropy_of_competing(logits, targets, allowed)
         visible = visible_labels(targets) & allowed
         total = visible_cross_entropy(logits, targets, visible).sum()
         return LOSS_NORMS[self.settings.loss_norm](total, visible)
@@ -288,6 +288,14 @@ def _cosine(query: Tensor, keys: Tensor) -> Tensor:
 
 def _has_path(inputs: LaneInputs) -> bool:
     return inputs.num_selectors > 0 and inputs.drop_and_replace != "off" and not inputs.merged_tokens
+
+
+def _cross_entropy_of_competing(logits: Tensor, targets: Tensor, allowed: Tensor) -> Tensor:
+    """Mean cross-entropy of the images whose class competes; others belong to lanes that do not learn."""
+    competing = allowed[targets]
+    masked = mask_logits(logits, allowed)
+    total = F.cross_entropy(masked, targets.masked_fill(~competing, -100), ignore_index=-100, reduction="sum")
+    return total / competing.sum().clamp(min=1)
 
 
 def _over_all(total: Tensor, visible: Tensor) -> Tensor:

@@ -192,8 +192,14 @@ def test_a_word_that_cannot_be_read_brings_no_second_error(composer):
 @pytest.mark.parametrize(
     ("word", "text"),
     [
-        ("strategy=mpv", "strategy=mpv: did you mean mvp? choose one of linear_probe, multi_lane, mvp, ncm, single_prompt"),
-        ("strategy=MVP", "strategy=MVP: did you mean mvp? choose one of linear_probe, multi_lane, mvp, ncm, single_prompt"),
+        (
+            "strategy=mpv",
+            "strategy=mpv: did you mean mvp? choose one of linear_probe, multi_lane, mvp, ncm, single_prompt",
+        ),
+        (
+            "strategy=MVP",
+            "strategy=MVP: did you mean mvp? choose one of linear_probe, multi_lane, mvp, ncm, single_prompt",
+        ),
         ("strategy=si_blurry", "strategy=si_blurry: si_blurry is a choice of scenario, write scenario=si_blurry; "),
         ("strategy=[mvp,ncm]", "strategy=[mvp,ncm]: choose one of"),
         ("strategy=null", "strategy=null: choose one of"),

@@ -166,7 +166,9 @@ def test_values_at_the_edge_of_what_is_allowed_pass(key, value):
 def test_a_missing_group_or_method_is_said_and_the_rest_checked():
     assert "choose a file of configs/strategy" in problems({"strategy": None})["strategy"]
     found = problems({"strategy": {"name": "mpv", "pool_sise": 3}, "protocol.lr": 0})
-    assert found["strategy.name"].startswith("strategy.name=mpv: did you mean mvp? choose one of linear_probe, multi_lane, mvp")
+    assert found["strategy.name"].startswith(
+        "strategy.name=mpv: did you mean mvp? choose one of linear_probe, multi_lane, mvp"
+    )
     assert set(found) == {"strategy.name", "protocol.lr"}
 
 
@@ -272,6 +274,12 @@ CASES = {
         "protocol.memory_size",
         "strategy=ncm uses no memory",
         {"strategy": {"name": "linear_probe"}, "protocol.memory_size": 40, "protocol.replay_batch": 4},
+    ),
+    "memory_needs_the_planned_order": (
+        {"protocol.memory_size": 40, "protocol.replay_batch": 4, "protocol.shuffle": True},
+        "protocol.shuffle",
+        "set it to false",
+        {"protocol.memory_size": 40, "protocol.replay_batch": 4},
     ),
     "momentum_is_of_sgd": (
         {"protocol.momentum": 0.9},

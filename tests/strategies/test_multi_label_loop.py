@@ -312,12 +312,7 @@ def test_avalanches_own_evaluation_loop_runs(tiny_backbone):
 
 # --- replay ----------------------------------------------------------------------------------------------------------
 
-REPLAY_IS_BROKEN = pytest.mark.xfail(
-    strict=True, reason="Reservoir reads dataset.targets, which does not exist where an image has several labels"
-)
 
-
-@REPLAY_IS_BROKEN
 @pytest.mark.parametrize("kind", ["tasks", "blurry"])
 def test_replay_keeps_what_was_hidden_hidden(tiny_backbone, kind):
     scenes = train_scenes(30)
@@ -334,7 +329,6 @@ def test_replay_keeps_what_was_hidden_hidden(tiny_backbone, kind):
     assert any(not torch.equal(runs[0][0][name], value) for name, value in without[0].items())
 
 
-@REPLAY_IS_BROKEN
 def test_replay_joins_rows_with_the_labels_of_their_own_session(tiny_backbone):
     class Check(SupervisedPlugin):
         replayed = 0
@@ -352,9 +346,6 @@ def test_replay_joins_rows_with_the_labels_of_their_own_session(tiny_backbone):
     assert check.replayed > 20
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the error of a shuffling strategy names a keyword of train() that is not what shuffles"
-)
 def test_replay_and_a_shuffled_order_are_refused_by_the_right_name(tiny_backbone):
     stream = stream_of([labels(16, [0, 1]), labels(16, [2, 3])])
     strategy = make_strategy("linear_probe", tiny_backbone, plugins=[Reservoir(10, 3)], shuffle_seed=1)

@@ -446,10 +446,6 @@ def test_one_label_on_a_blurry_stream_learns_with_its_owners(tiny_backbone):
     assert strategy.model.owner.tolist() == [0, 0, 0, 1, 1, -1]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="cross-entropy of a class that a finished lane owns is taken over the current lane's classes: infinite",
-)
 def test_one_label_on_a_blurry_stream_leaves_returning_classes_alone_where_only_the_current_lane_learns(tiny_backbone):
     stream = stream_of([labels(16, [0, 1, 2], 0), labels(16, [0, 2, 3, 4], 1)])
     train(make_strategy("multi_lane", tiny_backbone, settings=LANES | {"lane_policy": "current"}), stream)
@@ -458,7 +454,6 @@ def test_one_label_on_a_blurry_stream_leaves_returning_classes_alone_where_only_
 # --- refusals and notices --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="labels of a class outside the announced ones are silently left out of the loss")
 def test_a_batch_that_shows_another_class_than_announced_is_refused(tiny_backbone):
     first, second, _ = mlcil().train_stream
     second.classes_in_this_experience = {2}

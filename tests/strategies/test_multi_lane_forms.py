@@ -41,15 +41,7 @@ class Double:
         return normalise(images).double()
 
 
-NEW_LANES_ARE_SINGLE = pytest.mark.xfail(
-    strict=True, reason="keys and fresh lanes are opened in float32, whatever the precision of the learner"
-)
-MARKS = {"key": NEW_LANES_ARE_SINGLE, "uniform, fresh": NEW_LANES_ARE_SINGLE}
-
-
-@pytest.mark.parametrize(
-    "settings", [pytest.param(value, id=name, marks=MARKS.get(name, ())) for name, value in ABLATIONS.items()]
-)
+@pytest.mark.parametrize("settings", [pytest.param(value, id=name) for name, value in ABLATIONS.items()])
 def test_a_whole_run_is_the_same_in_both_forms(double_backbone, settings):
     benchmark = mlcil(train_scenes(18), Scenes(label_rows(8, 50), 50))
     runs = []
@@ -100,7 +92,6 @@ def test_the_forms_tell_ablations_apart(double_backbone):
         assert not any(torch.allclose(logits, other) for other in different[:index])
 
 
-@pytest.mark.xfail(strict=True, reason="features are rounded to float32 before the unit norm, whatever their precision")
 def test_the_unit_norm_keeps_the_precision(double_backbone):
     x = Double()(torch.from_numpy(train_scenes(3).images).permute(0, 3, 1, 2))
     features = {}
