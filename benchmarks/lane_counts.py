@@ -1,0 +1,139 @@
+"""Multiply-accumulates of MULTI-LANE for one image, forward, in the forms it can be computed in.
+
+Products of matrices and vectors are counted, nothing else; what no image enters (the selectors' path) is left out where
+it is computed once for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes that the counts depend on; `tokens` are those of the stream, the class token included."""
+
+    width: int
+    depth: int
+    heads: int
+    tokens: int = 197
+    patch: int = 16
+    selectors: int = 20
+    prompts: int = 20
+    prompt_layers: int = 5
+    classes: int = 80
+
+    @property
+    def embedding(self) -> int:
+        """Of the patches."""
+        return (self.tokens - 1) * 3 * self.patch**2 * self.width
+
+    @property
+    def block(self) -> int:
+        """A frozen block on the stream."""
+        return 12 * self.tokens * self.width**2 + 2 * self.tokens**2 * self.width
+
+    @property
+    def head(self) -> int:
+        """Every class read once."""
+        return self.width * self.classes
+
+    def prompts_of(self, block: int) -> int:
+        """Prompts that a lane has in this block."""
+        return self.prompts if block < self.prompt_layers else 0
+
+    def over_blocks(self, cost: Callable[[int], int]) -> int:
+        """Sum over the blocks of `cost(block)`."""
+        return sum(cost(block) for block in range(self.depth))
+
+
+def bare(shape: Shape) -> int:
+    """The un-prompted backbone, all tokens in every block."""
+    return shape.embedding + shape.depth * shape.block
+
+
+def _every_token(shape: Shape) -> int:
+    """A lane whose selectors and summaries pass through every block as tokens."""
+    width, tokens, selectors = shape.width, shape.tokens, shape.selectors
+    return shape.over_blocks(
+        lambda block: (
+            12 * (1 + selectors) * width**2
+            + 2 * selectors * tokens * width
+            + 2 * (1 + selectors) * (1 + selectors + shape.prompts_of(block)) * width
+        )
+    )
+
+
+def official(shape: Shape, lanes: int) -> int:
+    """The released code: every token of every lane, and all classes read from every lane."""
+    return bare(shape) + lanes * (_every_token(shape) + shape.head)
+
+
+def token_as_built(shape: Shape, lanes: int) -> int:
+    """`form=token`: as released, without the last block of the stream, and each class read from its own lane.
+
+    Queries, keys and values are taken from three calls of the joint projection, each of which computes all three.
+    """
+    projected_again = shape.depth * 6 * (1 + shape.selectors) * shape.width**2
+    return bare(shape) - shape.block + lanes * (_every_token(shape) + projected_again) + shape.head
+
+
+def token(shape: Shape, lanes: int) -> int:
+    """Summaries as tokens, computed no further than what is read: the class token's query, projection and MLP."""
+    width, tokens, selectors = shape.width, shape.tokens, shape.selectors
+    lane = shape.over_blocks(
+        lambda block: (
+            (12 + 2 * selectors) * width**2
+            + 2 * selectors * tokens * width
+            + 2 * (1 + selectors + shape.prompts_of(block)) * width
+        )
+    )
+    return bare(shape) - shape.block + lanes * lane + shape.head
+
+
+def fast(shape: Shape, lanes: int) -> int:
+    """Keys and values of the stream averaged: they are known already, but for the last block."""
+    width, tokens, selectors = shape.width, shape.tokens, shape.selectors
+
+    def of_block(block: int) -> int:
+        lane = (
+            9 * width**2
+            + selectors * tokens * width
+            + tokens * width
+            + 2 * shape.heads * selectors * tokens
+            + 2 * (1 + shape.prompts_of(block)) * width
+        )
+        # Class tokens are the same for all lanes in the first block, and then contain no image.
+        return lanes * lane + (tokens * width if block == 0 else lanes * (3 * width**2 + tokens * width))
+
+    last = 2 * tokens * width**2
+    return bare(shape) - shape.block + last + shape.over_blocks(of_block) + shape.head
+
+
+def fast_as_built(shape: Shape, lanes: int) -> int:
+    """`form=fast`: the tokens of the stream averaged, projections at the class token (`cl_prompts.lanes.fast`)."""
+    width, tokens, selectors, heads = shape.width, shape.tokens, shape.selectors, shape.heads
+
+    def of_block(block: int) -> int:
+        lane = (
+            10 * width**2
+            + selectors * tokens * width
+            + heads * tokens * width
+            + 2 * heads * selectors * tokens
+            + 2 * (1 + shape.prompts_of(block)) * width
+        )
+        query = heads * tokens * width
+        return lanes * lane + (query if block == 0 else lanes * (4 * width**2 + query))
+
+    return bare(shape) - shape.block + shape.over_blocks(of_block) + shape.head
+
+
+COUNTS: dict[str, Callable[[Shape, int], int]] = {
+    "fast as built": fast_as_built,
+    "fast, K V averaged": fast,
+    "token as built": token_as_built,
+    "token, no waste": token,
+    "released code": official,
+}
+"""Name in the tables -> (shape, lanes) -> multiply-accumulates of one image."""
