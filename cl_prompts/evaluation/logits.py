@@ -38,8 +38,8 @@ class ModelLogits:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """(positions, float32 logits (batch, classes) on `device`) of the images asked for, in evaluation mode.
 
-        Module modes are restored at the end and no random state is drawn from. `parts` puts together the first parts alone:
-        the learner as it was before the others came.
+        Module modes are restored at the end and no random state is drawn from. Of a learner that grows by parts, the
+        argument puts together the first ones alone: the learner as it was before the others came.
         """
         if not len(positions):
             return
