@@ -99,6 +99,16 @@ def test_gradients_reach_lanes_and_the_stream_leaves_no_graph(form, ablation, im
         assert bool((inputs.selectors.grad.abs().sum((1, 2)) > 0).all())
 
 
+def test_the_stream_keeps_nothing_for_a_backward_pass(backbone, images):
+    backbone.model.requires_grad_(True)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
+        states = list(backbone.normed_stream(images.requires_grad_()))
+        assert not saved
+        backbone.blocks[0].norm1(states[0])
+        assert saved  # what a block would leave behind
+
+
 def test_the_callers_mode_is_left_alone(images):
     stream = make_backbone(dtype=torch.float32).normed_stream(images)
     with torch.no_grad():
