@@ -113,6 +113,6 @@ def visible_cross_entropy(logits: Tensor, targets: Tensor, visible: Tensor) -> T
     A label called visible that is hidden gives NaN: nothing here turns it into a number.
     """
     # The fill keeps hidden entries out of the gradient; NaN times 0 would stay NaN.
-    targets = targets.masked_fill(~visible, 0.0)
+    targets = targets.to(logits.dtype).masked_fill(~visible, 0.0)
     losses = F.binary_cross_entropy_with_logits(logits.masked_fill(~visible, 0.0), targets, reduction="none")
     return losses.masked_fill(~visible, 0.0)

@@ -18,6 +18,7 @@ from avalanche.benchmarks.scenarios import ExperienceAttribute
 from scenarios._image_items import ImageSource, Transform
 from scenarios._presented_data import presented_data
 from scenarios.errors import DataError, PlanError
+from scenarios.plan import StreamPlan
 from scenarios.plans import Plan
 from scenarios.si_blurry import si_blurry_plan
 
@@ -165,10 +166,10 @@ def benchmark_from_plan(
     data = presented_data(plan, train, test, task_label, {"train": train_transform, "eval": eval_transform})
     if len(plan.order) == 0:
         raise PlanError(f"plan {plan.sha256[:12]} holds no sample: choose fewer sessions than classes, or mode=exact")
-    if view == "merged" and plan.tasks is not None:
+    if view == "merged" and not isinstance(plan, StreamPlan):
         raise PlanError(
-            "view='merged': a stream of tasks presents an image once for each task, and every task shows other labels;"
-            " use view='sessions'"
+            "view='merged': the visible labels of a stream with several labels an image tell where its sessions end,"
+            " nothing can hide it; use view='sessions'"
         )
 
     sessions = tuple(index for index, session in enumerate(plan.sessions) if len(session))
@@ -193,6 +194,8 @@ def _experience(dataset: Any, task_label: int | None) -> DatasetExperience:
 
 def _add_timeline(experiences: Sequence[DatasetExperience], sessions: Sequence[int], plan: Plan) -> None:
     columns, counted = plan.session_columns, np.cumsum(plan.counts, axis=0)
+    # A blurry stream has no tasks: which classes a session will show is known only once they have come.
+    is_tasks = getattr(plan, "anchors", None) is None and not (columns.sum(axis=0) > 1).any()
     for experience, session in zip(experiences, sessions, strict=True):
         before = columns[:session].any(axis=0)
         seen = before | columns[session]
@@ -208,6 +211,8 @@ def _add_timeline(experiences: Sequence[DatasetExperience], sessions: Sequence[i
             "future_classes": _class_set(later & ~seen),
             "remaining_counts": remaining,
         }
+        if is_tasks:
+            values["task_classes"] = values["classes_in_this_experience"]
         for name, value in values.items():
             setattr(experience, name, value)
 

@@ -1,8 +1,8 @@
 """Images with several labels as an Avalanche data set that no script can mistake for one with class ids.
 
-Items are `(x, y)` with y float32 `(classes,)`: 1 has the label, 0 has not, nan hidden. There is no attribute `targets`,
-which Avalanche takes for class ids; `label_rows` holds the labels through subset and concat, also of parts whose
-visible columns differ, as in a replay buffer.
+Items are `(x, y)` with y float32 `(classes,)`: 1 has the label, 0 has not, nan hidden. `targets`, which Avalanche takes
+for class ids, tells the classes that occur and refuses to be read image by image; `label_rows` holds the labels through
+subset and concat, also of parts whose visible columns differ, as in a replay buffer.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ HIDDEN = -1
 States = npt.NDArray[np.int8]
 
 
-class NoClassIds(DataError, AttributeError):
-    """Class ids were asked of a data set with several labels an image (so `hasattr(dataset, "targets")` is False)."""
+class NoClassIds(DataError):
+    """Class ids were asked of a data set with several labels an image."""
 
 
 def label_states(targets: npt.NDArray[np.uint8], visible: npt.NDArray[np.bool_] | None) -> States:
@@ -105,6 +105,26 @@ class LabelRows(DataAttribute):
         return LabelRows(np.concatenate([self.states, other.states]))
 
 
+class ClassesOfLabels:
+    """Which classes occur in a data set with several labels an image, in the words of Avalanche's `targets`.
+
+    `uniques`, `count` and `val_to_idx` as of `LabelRows`. It has no items: an image has no class id here.
+    """
+
+    def __init__(self, rows: LabelRows) -> None:
+        self.uniques = rows.uniques
+        self.count = rows.count
+        self.val_to_idx = rows.val_to_idx
+
+    def _refuse(self, *arguments: Any) -> Any:
+        raise NoClassIds(
+            "this data set has several labels an image and no class ids: read dataset.label_rows (float32 rows, nan"
+            " where hidden), and use mAP, CF1 or OF1 instead of accuracy"
+        )
+
+    __getitem__ = __iter__ = __len__ = __array__ = _refuse
+
+
 class MultiLabelImages(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Some images of a data set in presentation order, with label rows of their own.
 
@@ -125,22 +145,15 @@ class MultiLabelImages(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor
 
 
 class MultiLabelDataset(AvalancheDataset):
-    """An Avalanche data set with the attributes `label_rows` and `sample_ids`, and without `targets`."""
+    """An Avalanche data set with the attributes `label_rows` and `sample_ids`."""
 
     label_rows: LabelRows
     sample_ids: DataAttribute
 
     @property
-    def targets(self) -> Any:
-        """Not there: several labels an image are no class ids.
-
-        Raises:
-            NoClassIds: always; an AttributeError, so that scripts which ask first find no `targets`.
-        """
-        raise NoClassIds(
-            "this data set has several labels an image and no class ids: read dataset.label_rows (float32 rows, nan"
-            " where a label is hidden), the class sets from the experience, and use mAP, CF1 or OF1 instead of accuracy"
-        )
+    def targets(self) -> ClassesOfLabels:
+        """What Avalanche's class timeline reads: the classes with a visible positive, and no class id of an image."""
+        return ClassesOfLabels(self.label_rows)
 
 
 def multi_label_dataset(

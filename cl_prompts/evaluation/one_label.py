@@ -99,7 +99,7 @@ class Evaluator:
 def _single_labels(dataset: Any, num_classes: int) -> Tensor:
     if len(dataset) == 0:
         raise MetricError("the test set is empty; accuracy needs at least one image")
-    targets = dataset.targets if hasattr(dataset, "targets") else getattr(dataset, "label_rows", [])
+    targets = dataset.label_rows if hasattr(dataset, "label_rows") else dataset.targets
     labels = torch.as_tensor(np.asarray(list(targets)))
     if labels.ndim != 1 or labels.is_floating_point():
         raise MetricError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, cast
 
@@ -31,7 +32,8 @@ class LaneSet(nn.Module):
     Attributes:
         lanes: `Lane` modules; those that do not learn are frozen.
         owner: int64 `(classes,)`, the lane of each class, `UNSEEN` before it was seen.
-        updates: updates that each lane took part in.
+        updates: int64 `(lanes,)`, updates that each lane took part in.
+        is_task: bool, the classes of the session were announced.
     """
 
     def __init__(self, backbone: FrozenViT, num_classes: int, design: LaneDesign, generator: torch.Generator) -> None:
@@ -42,10 +44,15 @@ class LaneSet(nn.Module):
         self.lanes = nn.ModuleList()
         self.owner: Tensor
         self.register_buffer("owner", torch.full((num_classes,), UNSEEN))
-        self.updates: list[int] = []
+        self.updates: Tensor
+        self.register_buffer("updates", torch.zeros(0, dtype=torch.int64))
+        self.is_task: Tensor
+        self.register_buffer("is_task", torch.tensor(False))
         self._columns: list[Tensor] = []
-        self._is_announced = False
+        self._watches_labels = True
         self.open()
+        self.register_load_state_dict_pre_hook(_make_room)
+        self.register_load_state_dict_post_hook(_read_back)
 
     def __len__(self) -> int:
         return len(self.lanes)
@@ -65,7 +72,7 @@ class LaneSet(nn.Module):
         if self.design.has_keys:
             lane.draw_key(self.keys, self._generator)
         self.lanes.append(lane)
-        self.updates.append(0)
+        self.updates = torch.cat([self.updates, self.updates.new_zeros(1)])
         self._columns.append(torch.zeros(0, dtype=torch.int64, device=self.owner.device))
 
     @property
@@ -81,14 +88,15 @@ class LaneSet(nn.Module):
         """Open a lane for the session's new classes; lanes without an announced class are frozen, rows pinned.
 
         Args:
-            classes: announced class ids, int64, or None where the stream tells nothing.
+            classes: class ids of the task, int64, or None where the stream is not made of tasks.
             head: its rows are pinned where they do not learn.
         """
         if len(self._columns[-1]) or self.updates[-1]:
             self.open()
         current = len(self) - 1
         learning = set(range(len(self)))
-        self._is_announced = classes is not None
+        self._watches_labels = classes is None
+        self.is_task.fill_(classes is not None)
         if classes is not None:
             announced = classes.to(self.owner.device)
             self._assign(announced[self.owner[announced] == UNSEEN], current)
@@ -100,7 +108,7 @@ class LaneSet(nn.Module):
 
     def observe(self, exposed: Tensor, head: PinnedHead) -> None:
         """Classes seen for the first time, without having been announced, go to the current lane."""
-        if self._is_announced:
+        if not self._watches_labels:
             return  # nothing new can come, and looking would make every step wait for the device
         new = torch.nonzero(exposed & (self.owner == UNSEEN)).flatten()
         if len(new):
@@ -116,10 +124,22 @@ class LaneSet(nn.Module):
         spoken = {*self.owner[shown].tolist(), len(self) - 1}
         return [number for number in learning if number in spoken]
 
-    def states(self) -> list[Hashable]:
-        """What the output of each lane depends on; a frozen lane's never changes."""
-        own = zip(self, self.updates, self._columns, strict=True)
-        return [(lane.version(), updates, len(columns)) for lane, updates, columns in own]
+    def states(self, head: PinnedHead | None) -> list[Hashable]:
+        """What the output of each lane depends on, as a digest; a frozen lane's never changes.
+
+        Args:
+            head: whose rows are part of a lane's output; None where they are not.
+        """
+        return [self._digest(number, head) for number in range(len(self))]
+
+    @torch.no_grad()
+    def _digest(self, number: int, head: PinnedHead | None) -> Hashable:
+        tensors = [*self[number].parameters(), self.columns(number)]
+        tensors += [] if head is None else list(head.rows(self.columns(number)))
+        digest = hashlib.blake2b()
+        for tensor in tensors:
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest(), tensors[0].dtype, tensors[0].device
 
     def inputs(self, numbers: Sequence[int], class_token: Tensor) -> LaneInputs:
         """The tensors of some lanes for a forward pass."""
@@ -137,6 +157,10 @@ class LaneSet(nn.Module):
 
     def _assign(self, classes: Tensor, lane: int) -> None:
         self.owner[classes] = lane
+        self.find_columns()
+
+    def find_columns(self) -> None:
+        """List the classes of each lane by their owners."""
         self._columns = [torch.nonzero(self.owner == number).flatten() for number in range(len(self))]
 
     def _pin(self, head: PinnedHead) -> None:
@@ -147,3 +171,16 @@ class LaneSet(nn.Module):
         super()._apply(function, recurse)
         self._columns = [columns.to(self.owner.device) for columns in self._columns]
         return self
+
+
+def _make_room(lanes: LaneSet, state: dict[str, Any], prefix: str, *others: Any) -> None:
+    """Open the lanes that a saved state has and these lanes have not yet."""
+    saved = state.get(f"{prefix}updates")
+    while saved is not None and len(lanes) < len(saved):
+        lanes.open()
+
+
+def _read_back(lanes: LaneSet, incompatible: Any) -> None:
+    """Follow the loaded owners."""
+    lanes.find_columns()
+    lanes._watches_labels = not bool(lanes.is_task)

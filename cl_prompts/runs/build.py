@@ -90,7 +90,10 @@ def _plan(config: RunConfig, train: ImageDataset) -> Plan:
     if config.plan_path is not None:
         plan = load_plan(config.plan_path)
         _check_kind(config, plan)
-        plan.check_targets(train.targets)
+        if isinstance(plan, MultiLabelPlan):
+            plan.check_targets(train.targets, train.known)
+        else:
+            plan.check_targets(train.targets)
         _check_saved_plan(config, plan)
         return plan
     return GENERATORS[config.scenario.generator](config, train)

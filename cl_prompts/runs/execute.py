@@ -203,7 +203,9 @@ def _write_predictions(config: RunConfig, directory: RunDirectory, plan: Plan, l
         return
     assert isinstance(plan, MultiLabelPlan)
     assert isinstance(scenario, MultiLabelEvaluationSettings)
-    final = learner.strategy.model.columns_are_final and not scenario.classes_return
+    # By the plan itself: a saved one says more than the scenario it is used in.
+    returns = bool((plan.session_columns.sum(axis=0) > 1).any())
+    final = learner.strategy.model.columns_are_final and not returns
     write_predictions(directory, evaluator.latest, plan, scenario, columns_are_final=final)
 
 

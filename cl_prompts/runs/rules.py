@@ -226,6 +226,12 @@ def sessions_can_be_deferred(config: RunConfig) -> Iterator[Problem]:
             f"only session ends can be measured later; set protocol.eval_every=0 (it is {config.protocol.eval_every}), "
             "or use live",
         )
+    elif config.protocol.session_evaluation == "deferred" and config.scenario.classes_return:
+        yield _problem(
+            config,
+            "protocol.session_evaluation",
+            f"classes of scenario={config.scenario.name} return, so that earlier states are gone at the end; use live",
+        )
 
 
 _TWELVE_BLOCKS = re.compile(r"(vit|deit)_(tiny|small|base)_patch\d+_\d+(\..+)?")
@@ -306,7 +312,7 @@ RULES: tuple[Rule, ...] = (
     Rule(visible_labels_are_the_mask, ("scenario", "protocol.train_mask", "protocol.eval_mask")),
     Rule(visible_labels_show_sessions, ("scenario", "scenario.view")),
     Rule(order_can_change, ("scenario.view", "protocol.epochs", "protocol.shuffle")),
-    Rule(sessions_can_be_deferred, ("protocol.session_evaluation", "protocol.eval_every")),
+    Rule(sessions_can_be_deferred, ("protocol.session_evaluation", "protocol.eval_every", "scenario")),
     Rule(blocks_exist, ("strategy", "backbone.depth", "backbone.timm_name", "backbone.name")),
     Rule(dataset_is_there, ("dataset",)),
     Rule(plan_is_there, ("scenario.plan",)),

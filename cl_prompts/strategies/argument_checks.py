@@ -118,6 +118,25 @@ def check_experience_labels(experience: Any, num_classes: int, strategy: str, ne
         )
 
 
+def task_classes(experience: Any, exposed: Tensor) -> Tensor | None:
+    """Classes of a task, int64, where the session that begins is one: none of them came before or will come again.
+
+    A blurry stream tells a method nothing in advance; a stream from elsewhere that announces new classes alone is taken
+    at its word.
+
+    Args:
+        experience: says `task_classes`, or as Avalanche's timeline `classes_in_this_experience`.
+        exposed: bool (classes,), classes seen before.
+    """
+    announced = getattr(experience, "task_classes", None)
+    if announced is None and not hasattr(experience, "remaining_counts"):
+        announced = getattr(experience, "classes_in_this_experience", None)
+    if announced is None:
+        return None
+    classes = torch.tensor(sorted(announced), dtype=torch.int64)
+    return None if bool(exposed[classes.to(exposed.device)].any()) else classes
+
+
 def check_mask_fits(train_mask: str, announced: Iterable[int] | None, exposed: Tensor) -> None:
     """Refuse masks by session or task on a stream without them, or whose classes return.
 

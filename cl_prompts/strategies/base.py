@@ -31,6 +31,7 @@ from cl_prompts.strategies.argument_checks import (
     check_mask_fits,
     check_parts,
     check_single_process,
+    task_classes,
 )
 from cl_prompts.strategies.declaration import StrategySettings
 from cl_prompts.strategies.images import EvalTransform, ImagePreparation, TrainTransform
@@ -334,7 +335,7 @@ class ContinualStrategy(SupervisedTemplate):
         check_mask_fits(self.train_mask, announced, self.exposed)
         classes = None if announced is None else torch.tensor(sorted(announced), dtype=torch.int64)
         self.classes.begin_session(classes)
-        self.model.begin_session(classes)
+        self.model.begin_session(task_classes(self.experience, self.exposed))
         if self.optimizer is not None:
             trained = [tensor for _, tensor in self.model.named_trainables()]
             self.optimizer = self.optimization.begin_session(self.optimizer, trained, is_first=self.updates == 0)

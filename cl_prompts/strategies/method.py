@@ -58,7 +58,7 @@ class Method(nn.Module):
         self.settings = settings
 
     def begin_session(self, classes: Tensor | None) -> None:
-        """A session begins; `classes` are those announced for it, int64, or None. What is trained may change here."""
+        """A session begins, a task if it has `classes`, int64, of its own. What is trained may change here."""
 
     def observe(self, exposed: Tensor) -> None:
         """Classes seen so far, (classes,) bool, those of the batch to come included."""

@@ -153,7 +153,7 @@ class MultiLaneMethod(Method):
 
     def parts(self) -> list[Hashable]:
         """One part a lane; a frozen lane's state never changes."""
-        return self.lanes.states()
+        return self.lanes.states(self.head if self.settings.head_mode == "concat" else None)
 
     @torch.no_grad()
     def part_outputs(self, images: Tensor, parts: Sequence[int]) -> list[Tensor]:
@@ -209,7 +209,11 @@ class MultiLaneMethod(Method):
 
     def _known_path(self, inputs: LaneInputs, numbers: Sequence[int]) -> list[Tensor]:
         """The selectors' path, computed once for an evaluation: no image is in it."""
-        state = (torch.is_inference_mode_enabled(), *((number, self.lanes[number].version()) for number in numbers))
+        # Kept for these very tensors and this arithmetic; inference tensors serve no other mode.
+        first = inputs.selectors
+        modes = (torch.is_inference_mode_enabled(), torch.is_autocast_enabled(first.device.type))
+        versions = tuple((number, self.lanes[number].version()) for number in numbers)
+        state = (modes, first.dtype, first.device, versions)
         if self._path is None or self._path[0] != state:
             self._path = state, selector_path(self.backbone.blocks, inputs)
         return self._path[1]

@@ -333,7 +333,7 @@ CASES = {
         {"protocol.session_evaluation": "deferred"},
         "protocol.session_evaluation",
         "protocol.eval_every=0",
-        {"protocol.session_evaluation": "deferred", "protocol.eval_every": 0},
+        {**SEVERAL, "protocol.session_evaluation": "deferred", "protocol.eval_every": 0},
     ),
     "output_can_be_written": ({"output": __file__}, "output", "is a file", {"output": "not/made/yet"}),
 }

@@ -116,7 +116,6 @@ def blurry(train=None, **options):
 MAKERS = {
     "mlcil": tasks,
     "ml_si_blurry": blurry,
-    "merged": lambda *train, **more: blurry(*train, view="merged", **more),
 }
 every_stream = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
@@ -227,11 +226,10 @@ def test_timeline_against_loops(make):
     assert [len(task) for task in tasks().plan.tasks] == [2, 2, 2]
 
 
-def test_merged_experience_has_no_timeline_and_no_plan():
-    (experience,) = blurry(view="merged").train_stream
-    for forbidden in ("session", "plan", "remaining_counts", "classes_in_this_experience", "future_classes"):
-        assert not hasattr(experience, forbidden)
-    assert experience.origin_stream.benchmark is None
+def test_a_blurry_stream_has_no_tasks_and_a_stream_of_tasks_says_its_classes():
+    assert not any(hasattr(experience, "task_classes") for experience in blurry().train_stream)
+    for experience in tasks().train_stream:
+        assert experience.task_classes == experience.classes_in_this_experience
 
 
 @every_stream
@@ -448,14 +446,27 @@ def test_label_batches_are_otherwise_ordinary_tensors():
         assert "\n" not in str(refusal.value)
 
 
-def test_there_are_no_targets_to_be_mistaken_for_class_ids():
+def test_targets_tell_the_classes_and_are_no_class_ids():
     benchmark = tasks()
     data = benchmark.train_stream[0].dataset
-    assert not hasattr(data, "targets")
-    assert getattr(data, "targets", None) is None
-    for ask in (lambda: data.targets, lambda: data.subset([1]).targets, lambda: with_classes_timeline(benchmark)):
+    assert data.targets.uniques == data.label_rows.uniques
+    assert data.targets.count == data.label_rows.count
+    assert data.subset([1]).targets.val_to_idx == data.subset([1]).label_rows.val_to_idx
+    for ask in (
+        lambda: data.targets[0],
+        lambda: list(data.targets),
+        lambda: len(data.targets),
+        lambda: np.asarray(data.targets),
+    ):
         with pytest.raises(DataError, match=r"dataset.label_rows .*mAP, CF1 or OF1 instead of accuracy"):
-            ask()
+            ask(data.targets)
+
+
+def test_avalanches_own_class_timeline_reads_them():
+    benchmark = tasks()
+    timeline = with_classes_timeline(benchmark)
+    for experience, own in zip(timeline.train_stream, benchmark.train_stream, strict=True):
+        assert experience.classes_in_this_experience == own.dataset.label_rows.uniques
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
@@ -474,7 +485,7 @@ class GreyScenes(Scenes):
 PLAN = mlcil_plan(np.eye(CLASSES, dtype=np.uint8).repeat(2, axis=0))
 TRAIN = Scenes(PLAN.targets)
 REFUSALS = {
-    "merged tasks": ({"view": "merged"}, PlanError, "view='merged': a stream of tasks"),
+    "merged": ({"view": "merged"}, PlanError, "view='merged': the visible labels"),
     "unknown view": ({"view": "all"}, PlanError, "view='all'"),
     "task labels": ({"task_label": [0, 1]}, PlanError, r"task_label=\[0, 1\]"),
     "other labels": ({"train": Scenes(PLAN.targets[::-1])}, PlanError, "made for other targets: sample 0"),
