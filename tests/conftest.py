@@ -28,6 +28,12 @@ def tiny_backbone() -> FrozenViT:
     return tiny_vit()
 
 
+@pytest.fixture(scope="session")
+def short_backbone() -> FrozenViT:
+    """Three blocks, for many runs: a run takes little more than half of what six blocks take."""
+    return tiny_vit(depth=3)
+
+
 @pytest.fixture
 def make_vit():
     return tiny_vit

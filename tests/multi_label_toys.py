@@ -51,11 +51,11 @@ class Scenes:
         return self.images[index], self.targets[index].copy(), index
 
 
-def train_scenes(count: int = 30, seed: int = 0) -> Scenes:
+def train_scenes(count: int = 24, seed: int = 0) -> Scenes:
     return Scenes(label_rows(count, seed), seed)
 
 
-def unseen_scenes(count: int = 24, seed: int = 50) -> Scenes:
+def unseen_scenes(count: int = 16, seed: int = 50) -> Scenes:
     return Scenes(label_rows(count, seed), seed)
 
 

@@ -12,8 +12,8 @@ from toys import normalise
 
 
 @pytest.fixture(params=["concat", "key"])
-def strategy(request, tiny_backbone):
-    return trained_with(tiny_backbone, mlcil(), settings={"head_mode": request.param})[0]
+def strategy(request, short_backbone):
+    return trained_with(short_backbone, mlcil(), settings={"head_mode": request.param})[0]
 
 
 def logits(model):
@@ -30,8 +30,8 @@ def test_a_copy_goes_its_own_way(strategy):
     assert torch.equal(logits(original), before)
 
 
-def test_a_copy_draws_keys_against_its_own_lanes(tiny_backbone):
-    twin = copy.deepcopy(learner(tiny_backbone, settings={"head_mode": "key"}).model)
+def test_a_copy_draws_keys_against_its_own_lanes(short_backbone):
+    twin = copy.deepcopy(learner(short_backbone, settings={"head_mode": "key"}).model)
     for _ in range(3):
         twin.lanes.open()
     keys = torch.stack([key.detach() for key in twin.lanes.keys])

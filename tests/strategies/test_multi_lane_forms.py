@@ -13,14 +13,14 @@ from cl_prompts.backbones import FrozenViT
 
 ABLATIONS = {
     "released": {},
-    "every block prompted": {"prompt_layers": 6},
+    "every block prompted": {"prompt_layers": 3},
     "no prompts, one selector": {"prompt_layers": 0, "num_selectors": 1},
     "no drop-and-replace": {"dandr": "off"},
     "no drop-and-replace, no selectors": {"dandr": "off", "num_selectors": 0},
     "selectors reset": {"dandr": "reset"},
     "blind": {"num_selectors": 0},
     "merged tokens": {"num_selectors": 0, "tome": 3},
-    "merged tokens, every block": {"num_selectors": 0, "tome": 2, "prompt_layers": 6},
+    "merged tokens, every block": {"num_selectors": 0, "tome": 2, "prompt_layers": 3},
     "key": {"head_mode": "key"},
     "no norm, active labels": {"normalize": "none", "loss_norm": "active", "temperature": 2.0},
     "uniform, fresh": {"prompt_init": "uniform", "lane_init": "fresh"},
@@ -28,8 +28,8 @@ ABLATIONS = {
 
 
 @pytest.fixture(scope="module")
-def double_backbone(tiny_backbone) -> FrozenViT:
-    return FrozenViT(copy.deepcopy(tiny_backbone.model).double())
+def double_backbone(short_backbone) -> FrozenViT:
+    return FrozenViT(copy.deepcopy(short_backbone.model).double())
 
 
 class Double:
