@@ -44,7 +44,7 @@ def shift_rows_of_the_head(model):
 
 
 def shift_a_lane_behind_autograds_back(model):
-    model.lanes[0].selectors.data += 1
+    model.lanes[0].selectors.data.neg_()
 
 
 @pytest.mark.parametrize("change", [shift_rows_of_the_head, shift_a_lane_behind_autograds_back])
