@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cl_prompts.errors import StrategyError
 
@@ -82,6 +82,18 @@ class SeveralLabels:
         positive = (targets > 0.5) & visible
         found = 2 * (predicted & positive).sum()
         return torch.stack([found, predicted.sum() + positive.sum()]).float()
+
+
+class VisibleLabelLoss(nn.Module):
+    """Binary cross-entropy over the labels that a batch shows: a criterion for Avalanche's own strategies.
+
+    `(batch, classes)` logits and label rows, NaN where hidden, to the mean over the visible labels; 0 if none is.
+    """
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss of the visible labels, a scalar with the graph behind it."""
+        visible = visible_labels(targets)
+        return visible_cross_entropy(logits, targets, visible).sum() / visible.sum().clamp(min=1)
 
 
 LABEL_KINDS: dict[int, LabelKind] = {1: OneLabel(), 2: SeveralLabels()}

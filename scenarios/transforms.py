@@ -129,7 +129,8 @@ class TrainTransform:
             first one's sample id.
         seed: root seed of the augmentation, 0..2**64-1.
         interpolation: `bilinear` or `bicubic`; a random resized crop is bilinear, as published.
-        crop: see `EvalTransform`; a random resized crop is taken of the whole image as decoded (data sets of files cut its central square).
+        crop: see `EvalTransform`; a random resized crop is taken of the image as decoded, of which data sets of files
+            keep the central square.
 
     Raises:
         DataError: a value that is not allowed.

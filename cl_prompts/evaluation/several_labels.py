@@ -60,7 +60,7 @@ class MultiLabelEvaluator:
         latest: what the last evaluation was computed from; None before the first.
 
     Raises:
-        MetricError: a test set of one label an image, another number of classes, an unknown rule.
+        MetricError: a test set of one label an image, another number of classes, a threshold outside 0 to 1.
     """
 
     def __init__(
@@ -77,6 +77,8 @@ class MultiLabelEvaluator:
         threshold: float = PUBLISHED_THRESHOLD,
         scores: ScoreKind = "sigmoid",
     ) -> None:
+        if not 0 < threshold < 1:
+            raise MetricError(f"threshold={threshold}: give a probability between 0 and 1, published is 0.8")
         self.num_classes = num_classes
         self.targets = _label_rows(dataset, num_classes)
         self.device = None if device is None else torch.device(device)

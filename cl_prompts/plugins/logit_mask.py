@@ -52,6 +52,11 @@ class LogitMask(SupervisedPlugin):
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """A new session begins; the head may not have its columns yet."""
+        if self.policy != "exposed" and hasattr(strategy.experience.dataset, "label_rows"):
+            raise StrategyError(
+                f"LogitMask policy {self.policy!r} has no effect with several labels an image, where the visible ones "
+                "decide; leave the plugin out, or use exposed"
+            )
         announced = getattr(strategy.experience, "classes_in_this_experience", None)
         self._announced = None if announced is None else torch.tensor(sorted(announced))
         self._session_begins = True

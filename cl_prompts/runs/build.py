@@ -211,11 +211,6 @@ def build_learner(config: RunConfig, data: Data, device: torch.device) -> Learne
         device=device,
         plugins=plugins,
     )
-    if protocol.session_evaluation == "deferred" and strategy.model.parts() is None:
-        raise UserError(
-            f"protocol.session_evaluation=deferred: strategy={config.strategy_name} does not grow by finished parts, "
-            "so earlier sessions cannot be measured at the end; use live"
-        )
     return Learner(strategy, benchmark, evaluation, backbone, tables, eval_transform)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from cl_prompts.runs.fields import value_text
 from cl_prompts.runs.schema import RunConfig, SiBlurryScenario
+from cl_prompts.strategies.declaration import Needs, read_settings, strategy_names
 from scenarios.datasets import check_dataset
 from scenarios.errors import DataError
 
@@ -158,8 +159,13 @@ def labels_suit_method(config: RunConfig) -> Iterator[Problem]:
         yield Problem(
             "strategy",
             f"strategy={config.strategy_name}: learns one label an image, dataset={config.dataset_name} has several; "
-            "choose a method for several labels or another data set",
+            f"choose {', '.join(_names_of(lambda needs: needs.multi_label))}, or another data set",
         )
+
+
+def _names_of(fits: Callable[[Needs], bool]) -> list[str]:
+    """Methods whose needs are of a kind."""
+    return [name for name in strategy_names() if fits(read_settings(name).needs)]
 
 
 def _has_several(config: RunConfig) -> bool:
@@ -225,6 +231,13 @@ def sessions_can_be_deferred(config: RunConfig) -> Iterator[Problem]:
             "protocol.session_evaluation",
             f"only session ends can be measured later; set protocol.eval_every=0 (it is {config.protocol.eval_every}), "
             "or use live",
+        )
+    elif config.protocol.session_evaluation == "deferred" and not config.strategy.needs.grows_by_parts:
+        yield _problem(
+            config,
+            "protocol.session_evaluation",
+            f"strategy={config.strategy_name} does not grow by finished parts, so earlier sessions cannot be "
+            f"measured at the end; use live, or strategy={' or '.join(_names_of(lambda needs: needs.grows_by_parts))}",
         )
     elif config.protocol.session_evaluation == "deferred" and config.scenario.classes_return:
         yield _problem(
@@ -312,7 +325,7 @@ RULES: tuple[Rule, ...] = (
     Rule(visible_labels_are_the_mask, ("scenario", "protocol.train_mask", "protocol.eval_mask")),
     Rule(visible_labels_show_sessions, ("scenario", "scenario.view")),
     Rule(order_can_change, ("scenario.view", "protocol.epochs", "protocol.shuffle")),
-    Rule(sessions_can_be_deferred, ("protocol.session_evaluation", "protocol.eval_every", "scenario")),
+    Rule(sessions_can_be_deferred, ("protocol.session_evaluation", "protocol.eval_every", "scenario", "strategy")),
     Rule(blocks_exist, ("strategy", "backbone.depth", "backbone.timm_name", "backbone.name")),
     Rule(dataset_is_there, ("dataset",)),
     Rule(plan_is_there, ("scenario.plan",)),

@@ -200,10 +200,10 @@ class ContinualStrategy(SupervisedTemplate):
     def training_epoch(self, **kwargs: Any) -> None:
         """One epoch over the experience: for each stream batch, the updates that are due."""
         if self.dataloader is not self._own_loader:
-            raise StrategyError(
-                "a plugin replaced the loader of the stream, whose order is planned; for replay use "
-                "cl_prompts.plugins.Reservoir instead of Avalanche's ReplayPlugin"
-            )
+            advice = "for replay use cl_prompts.plugins.Reservoir instead of Avalanche's ReplayPlugin"
+            if self.needs.replay == "none":
+                advice = f"leave it out, {type(self).__name__} uses no replay"
+            raise StrategyError(f"a plugin replaced the loader of the stream, whose order is planned; {advice}")
         sample_ids = self._sample_ids_of_experience()[self._order.begin_epoch()]
         position = 0
         for batch in self.dataloader:

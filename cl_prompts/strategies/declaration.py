@@ -40,6 +40,9 @@ class Needs(Settings):
     replay: Literal["none", "optional", "required"] = Field("none", description="a memory of past samples")
     multi_label: bool = Field(False, description="several labels an image")
     classes_in_advance: bool = Field(False, description="the classes of the whole stream before it starts")
+    grows_by_parts: bool = Field(
+        False, description="finished parts that later sessions leave alone, so that they are evaluated once"
+    )
     order_invariant: bool = Field(False, description="the order of the stream cannot change the result")
 
 

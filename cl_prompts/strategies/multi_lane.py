@@ -41,7 +41,7 @@ from cl_prompts.strategies.method import Method, TrainingOutputs
 class MultiLaneSettings(StrategySettings):
     """Settings of MULTI-LANE."""
 
-    needs: ClassVar[Needs] = Needs(boundaries="required", multi_label=True)
+    needs: ClassVar[Needs] = Needs(boundaries="required", multi_label=True, grows_by_parts=True)
 
     variant: Literal["released", "paper"] = Field(
         "released", description="the published code; paper is refused: its text could not be read, only its abstract"

@@ -243,6 +243,7 @@ def test_a_key_like_nothing_lists_what_there_is():
 
 MLCIL = {"name": "mlcil", "generator": "mlcil"}
 SEVERAL = {"dataset": {"name": "digit_mosaics"}, "scenario": MLCIL, "strategy": {"name": "linear_probe"}}
+LANES = {**SEVERAL, "strategy": {"name": "multi_lane"}}
 # rule -> (changes that break it, the key it complains about, a word of the advice, changes that keep it)
 CASES = {
     "published_samplers_return_home": (
@@ -333,7 +334,7 @@ CASES = {
         {"protocol.session_evaluation": "deferred"},
         "protocol.session_evaluation",
         "protocol.eval_every=0",
-        {**SEVERAL, "protocol.session_evaluation": "deferred", "protocol.eval_every": 0},
+        {**LANES, "protocol.session_evaluation": "deferred", "protocol.eval_every": 0},
     ),
     "output_can_be_written": ({"output": __file__}, "output", "is a file", {"output": "not/made/yet"}),
 }
