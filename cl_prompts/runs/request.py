@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from cl_prompts.runs.compose import Composer, Composition, CompositionError, has_key, with_values
 from cl_prompts.runs.fields import close_match, value_text
 from cl_prompts.runs.overrides import CHOICE_GROUPS, Words, read_words, split_jobs, sweep_problems
-from cl_prompts.runs.rules import Problem
+from cl_prompts.runs.problems import Problem
 from cl_prompts.runs.schema import GROUPS, RunConfig, group_schema, schema_name
 from cl_prompts.runs.validation import check_config
 from scenarios.ml_si_blurry import MLSiBlurrySettings

@@ -7,42 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-from cl_prompts.runs.fields import value_text
+from cl_prompts.runs.label_rules import LABEL_RULES
+from cl_prompts.runs.problems import Problem, Rule, problem_of
 from cl_prompts.runs.schema import RunConfig, SiBlurryScenario
-from cl_prompts.strategies.declaration import Needs, read_settings, strategy_names
 from scenarios.datasets import check_dataset
 from scenarios.errors import DataError
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One line about one key.
-
-    Attributes:
-        key: dotted name; a group alone where no single key is at fault.
-        text: the line, naming key, value, what is allowed and what to do.
-    """
-
-    key: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A check and the keys it reads; it is left out where one of them is wrong by itself or not there."""
-
-    check: Callable[[RunConfig], Iterator[Problem]]
-    reads: tuple[str, ...]
-
-
-def _problem(config: RunConfig, key: str, reason: str) -> Problem:
-    value = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return Problem(key, f"{key}={value_text(value)}: {reason}")
 
 
 def published_samplers_return_home(config: RunConfig) -> Iterator[Problem]:
@@ -50,7 +21,7 @@ def published_samplers_return_home(config: RunConfig) -> Iterator[Problem]:
     scenario = config.scenario
     assert isinstance(scenario, SiBlurryScenario)
     if scenario.mode != "exact" and scenario.allow_home:
-        yield _problem(
+        yield problem_of(
             config,
             "scenario.allow_home",
             f"only scenario.mode=exact has this switch, mode={scenario.mode} always does so; "
@@ -61,7 +32,7 @@ def published_samplers_return_home(config: RunConfig) -> Iterator[Problem]:
 def boundary_masks_need_sessions(config: RunConfig) -> Iterator[Problem]:
     """Masks by task or session read a boundary, which the merged view hides."""
     if config.protocol.train_mask in ("task", "session") and config.scenario.view == "merged":
-        yield _problem(
+        yield problem_of(
             config,
             "protocol.train_mask",
             "needs to know the session, which scenario.view=merged hides; use exposed or batch, "
@@ -72,7 +43,7 @@ def boundary_masks_need_sessions(config: RunConfig) -> Iterator[Problem]:
 def task_mask_needs_disjoint_classes(config: RunConfig) -> Iterator[Problem]:
     """Classes that lie in several sessions belong to no single task."""
     if config.protocol.train_mask == "task" and config.scenario.view == "sessions" and config.scenario.classes_return:
-        yield _problem(
+        yield problem_of(
             config,
             "protocol.train_mask",
             "undefined on a blurry stream, where a class belongs to no single task; "
@@ -104,13 +75,13 @@ def memory_suits_method(config: RunConfig) -> Iterator[Problem]:
     """A memory only for methods that use one, and always for methods that cannot do without."""
     size, replay = config.protocol.memory_size, config.strategy.needs.replay
     if replay == "none" and size > 0:
-        yield _problem(
+        yield problem_of(
             config,
             "protocol.memory_size",
             f"strategy={config.strategy_name} uses no memory of past samples; set it to 0",
         )
     if replay == "required" and size == 0:
-        yield _problem(
+        yield problem_of(
             config,
             "protocol.memory_size",
             f"strategy={config.strategy_name} needs a memory of past samples; set protocol.memory_size and "
@@ -122,13 +93,13 @@ def memory_and_replay_go_together(config: RunConfig) -> Iterator[Problem]:
     """Either both are 0 or neither."""
     size, batch = config.protocol.memory_size, config.protocol.replay_batch
     if size > 0 and batch == 0:
-        yield _problem(
+        yield problem_of(
             config,
             "protocol.replay_batch",
             f"protocol.memory_size={size} would never be read; set protocol.replay_batch above 0",
         )
     if batch > 0 and size == 0:
-        yield _problem(
+        yield problem_of(
             config, "protocol.replay_batch", "there is no memory to draw from; set protocol.memory_size above 0"
         )
 
@@ -136,7 +107,7 @@ def memory_and_replay_go_together(config: RunConfig) -> Iterator[Problem]:
 def memory_needs_the_planned_order(config: RunConfig) -> Iterator[Problem]:
     """A memory remembers places in the stream."""
     if config.protocol.memory_size > 0 and config.protocol.shuffle:
-        yield _problem(
+        yield problem_of(
             config,
             "protocol.shuffle",
             f"protocol.memory_size={config.protocol.memory_size} remembers places in the stream; set it to false",
@@ -146,104 +117,10 @@ def memory_needs_the_planned_order(config: RunConfig) -> Iterator[Problem]:
 def momentum_is_of_sgd(config: RunConfig) -> Iterator[Problem]:
     """No key is accepted and ignored."""
     if config.protocol.momentum > 0 and config.protocol.optimizer != "sgd":
-        yield _problem(
+        yield problem_of(
             config,
             "protocol.momentum",
             f"protocol.optimizer={config.protocol.optimizer} has no such setting; use sgd, or set it to 0",
-        )
-
-
-def labels_suit_method(config: RunConfig) -> Iterator[Problem]:
-    """Images with several labels need a method that can learn from them."""
-    if _has_several(config) and not config.strategy.needs.multi_label:
-        yield Problem(
-            "strategy",
-            f"strategy={config.strategy_name}: learns one label an image, dataset={config.dataset_name} has several; "
-            f"choose {', '.join(_names_of(lambda needs: needs.multi_label))}, or another data set",
-        )
-
-
-def _names_of(fits: Callable[[Needs], bool]) -> list[str]:
-    """Methods whose needs are of a kind."""
-    return [name for name in strategy_names() if fits(read_settings(name).needs)]
-
-
-def _has_several(config: RunConfig) -> bool:
-    return bool(getattr(config.dataset, "multi_label", False))
-
-
-def labels_suit_scenario(config: RunConfig) -> Iterator[Problem]:
-    """A stream of several labels an image needs a data set that has them, and the other way round."""
-    several, name = config.scenario.multi_label, config.scenario.name
-    if several and not _has_several(config):
-        yield Problem(
-            "dataset",
-            f"dataset={config.dataset_name}: has one label an image, scenario={name} needs several; "
-            "use dataset=digit_mosaics, voc2007, coco2014, or image_folder with dataset.labels=several",
-        )
-    if not several and _has_several(config):
-        yield Problem(
-            "dataset",
-            f"dataset={config.dataset_name}: has several labels an image, scenario={name} needs one; "
-            "use scenario=mlcil or ml_si_blurry, or another data set",
-        )
-
-
-def visible_labels_are_the_mask(config: RunConfig) -> Iterator[Problem]:
-    """With several labels an image the visible ones alone make the loss, and the classes seen the metrics."""
-    for key in ("train_mask", "eval_mask"):
-        if config.scenario.multi_label and getattr(config.protocol, key) != "exposed":
-            yield _problem(
-                config,
-                f"protocol.{key}",
-                f"has no effect on scenario={config.scenario.name}, where the visible labels decide; set it to exposed",
-            )
-
-
-def visible_labels_show_sessions(config: RunConfig) -> Iterator[Problem]:
-    """With several labels an image no stream hides where a session ends."""
-    if config.scenario.multi_label and config.scenario.view == "merged":
-        yield _problem(
-            config,
-            "scenario.view",
-            f"the visible labels of scenario={config.scenario.name} tell where a session ends, nothing can hide it; "
-            "use sessions",
-        )
-
-
-def order_can_change(config: RunConfig) -> Iterator[Problem]:
-    """Streams without boundaries, and those whose batches decide what is visible, pass once and in order."""
-    scenario, protocol = config.scenario, config.protocol
-    if scenario.view != "merged" and not scenario.stays_in_order:
-        return
-    reason = "scenario.view=merged" if scenario.view == "merged" else f"scenario={scenario.name}"
-    if protocol.epochs > 1:
-        yield _problem(config, "protocol.epochs", f"{reason} passes once; set it to 1")
-    if protocol.shuffle:
-        yield _problem(config, "protocol.shuffle", f"{reason} has an order that must stay; set it to false")
-
-
-def sessions_can_be_deferred(config: RunConfig) -> Iterator[Problem]:
-    """Periodic points cannot wait for the end."""
-    if config.protocol.session_evaluation == "deferred" and config.protocol.eval_every:
-        yield _problem(
-            config,
-            "protocol.session_evaluation",
-            f"only session ends can be measured later; set protocol.eval_every=0 (it is {config.protocol.eval_every}), "
-            "or use live",
-        )
-    elif config.protocol.session_evaluation == "deferred" and not config.strategy.needs.grows_by_parts:
-        yield _problem(
-            config,
-            "protocol.session_evaluation",
-            f"strategy={config.strategy_name} does not grow by finished parts, so earlier sessions cannot be "
-            f"measured at the end; use live, or strategy={' or '.join(_names_of(lambda needs: needs.grows_by_parts))}",
-        )
-    elif config.protocol.session_evaluation == "deferred" and config.scenario.classes_return:
-        yield _problem(
-            config,
-            "protocol.session_evaluation",
-            f"classes of scenario={config.scenario.name} return, so that earlier states are gone at the end; use live",
         )
 
 
@@ -263,13 +140,13 @@ def blocks_exist(config: RunConfig) -> Iterator[Problem]:
     for key in type(config.strategy).model_fields:
         value = getattr(config.strategy, key)
         if key.endswith("_layers") and isinstance(value, tuple) and value and max(value) >= depth:
-            yield _problem(
+            yield problem_of(
                 config,
                 f"strategy.{key}",
                 f"backbone={config.backbone.name} has {depth} blocks, counted from 0 to {depth - 1}",
             )
         if key in ("prompt_layers", "query_blocks") and isinstance(value, int) and value > depth:
-            yield _problem(
+            yield problem_of(
                 config, f"strategy.{key}", f"backbone={config.backbone.name} has {depth} blocks; use at most {depth}"
             )
 
@@ -290,7 +167,7 @@ def plan_is_there(config: RunConfig) -> Iterator[Problem]:
     base = path / "plan.npz" if path.is_dir() else path
     missing = [file for file in (base.with_suffix(".npz"), base.with_suffix(".json")) if not file.is_file()]
     if missing:
-        yield _problem(
+        yield problem_of(
             config,
             "scenario.plan",
             f"there is no file {missing[0]}; give a folder with plan.npz and plan.json, such as the folder of a run",
@@ -302,9 +179,9 @@ def output_can_be_written(config: RunConfig) -> Iterator[Problem]:
     folder = config.output_path
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        yield _problem(config, "output", f"{existing} is a file; give a folder")
+        yield problem_of(config, "output", f"{existing} is a file; give a folder")
     elif not os.access(existing, os.W_OK | os.X_OK):
-        yield _problem(config, "output", f"no permission to write into {existing.absolute()}; give another folder")
+        yield problem_of(config, "output", f"no permission to write into {existing.absolute()}; give another folder")
 
 
 RULES: tuple[Rule, ...] = (
@@ -320,12 +197,7 @@ RULES: tuple[Rule, ...] = (
     Rule(memory_and_replay_go_together, ("protocol.memory_size", "protocol.replay_batch")),
     Rule(memory_needs_the_planned_order, ("protocol.memory_size", "protocol.shuffle")),
     Rule(momentum_is_of_sgd, ("protocol.momentum", "protocol.optimizer")),
-    Rule(labels_suit_scenario, ("scenario", "dataset")),
-    Rule(labels_suit_method, ("strategy", "dataset")),
-    Rule(visible_labels_are_the_mask, ("scenario", "protocol.train_mask", "protocol.eval_mask")),
-    Rule(visible_labels_show_sessions, ("scenario", "scenario.view")),
-    Rule(order_can_change, ("scenario.view", "protocol.epochs", "protocol.shuffle")),
-    Rule(sessions_can_be_deferred, ("protocol.session_evaluation", "protocol.eval_every", "scenario", "strategy")),
+    *LABEL_RULES,
     Rule(blocks_exist, ("strategy", "backbone.depth", "backbone.timm_name", "backbone.name")),
     Rule(dataset_is_there, ("dataset",)),
     Rule(plan_is_there, ("scenario.plan",)),

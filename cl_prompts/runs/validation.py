@@ -11,7 +11,8 @@ from pydantic_core import ErrorDetails
 
 from cl_prompts.runs.fields import close_match, field_texts, value_text
 from cl_prompts.runs.keys import unknown_key_text
-from cl_prompts.runs.rules import RULES, Problem, Rule
+from cl_prompts.runs.problems import Problem, Rule
+from cl_prompts.runs.rules import RULES
 from cl_prompts.runs.schema import GROUPS, RunConfig, RunSettings, group_schema, known_names, schema_key, schema_name
 from scenarios.settings import Settings
 
