@@ -21,22 +21,18 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def run_tiny(one_thread, tmp_path, monkeypatch) -> Callable:
+def run_tiny(one_thread, tmp_path) -> Iterator[Callable]:
     """A function that executes a tiny run in this process: `run_tiny(strategy, *words)` -> `Finished`."""
-    from tiny_runs import QUIET, Finished, checked, only_folder, tiny_words
+    from tiny_runs import runner, tiny_words
 
-    from cl_prompts.runs import execute as module
+    with runner(tmp_path, tiny_words) as run:
+        yield run
 
-    built: list = []
-    build = module.build_learner
-    monkeypatch.setattr(module, "build_learner", lambda *arguments: built.append(build(*arguments)) or built[-1])
-    count = iter(range(1000))
 
-    def run(strategy: str, *words: str) -> Finished:
-        output = tmp_path / f"output {next(count)}"
-        built.clear()
-        config = checked(*tiny_words(strategy, *QUIET, f"output={output}", *words))
-        code = module.execute(config)
-        return Finished(code, only_folder(output), built[-1])
+@pytest.fixture
+def run_several(one_thread, tmp_path) -> Iterator[Callable]:
+    """The same with several labels an image: `run_several(scenario, strategy, *words)` -> `Finished`."""
+    from tiny_runs import runner, several_words
 
-    return run
+    with runner(tmp_path, several_words) as run:
+        yield run

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from cl_prompts.runs.compose import open_composer
 from cl_prompts.runs.request import read_request
@@ -25,6 +27,12 @@ TINY = (
     "dataset.test_pct=10",
 )
 """Forty training samples, in batches of ten unless a session ends."""
+
+SEVERAL = {
+    "mlcil": ("protocol.epochs=2", "protocol.eval_every=0"),
+    "ml_si_blurry": (),
+}
+"""Scenario of several labels an image -> what makes its runs tiny: forty mosaics for training, twenty for testing."""
 
 BLOCKS = {
     "mvp": ("strategy.expert_layers=[1]",),
@@ -42,6 +50,14 @@ FILES = {"config.yaml", "manifest.json", "plan.npz", "plan.json", "curves.csv", 
 def tiny_words(strategy: str, *words: str) -> list[str]:
     """The command line of a tiny run; of words for one key the last one counts."""
     return [*TINY, f"strategy={strategy}", *BLOCKS.get(strategy, ()), *words]
+
+
+def several_words(scenario: str, strategy: str, *words: str) -> list[str]:
+    """The command line of a tiny run on images of several labels, in batches of ten."""
+    sizes = ("dataset.images_train=40", "dataset.images_test=20", "protocol.stream_batch=10", "protocol.eval_batch=20")
+    backbone = [word for word in TINY if word.startswith("backbone")]
+    choices = (f"scenario={scenario}", f"strategy={strategy}")
+    return [*backbone, *choices, *BLOCKS.get(strategy, ()), *SEVERAL[scenario], *sizes, *words]
 
 
 def checked(*words: str, config_dir: Path | None = None, config_name: str | None = None) -> RunConfig:
@@ -92,6 +108,26 @@ class Finished:
     def weights(self) -> dict[str, Any]:
         """All tensors of the model at the end."""
         return self.learner.strategy.model.state_dict()
+
+
+@contextmanager
+def runner(folder: Path, words_of: Callable[..., list[str]]) -> Iterator[Callable[..., Finished]]:
+    """A function that executes runs in this process: `run(*choices, *words)` with the arguments of `words_of`."""
+    from cl_prompts.runs import execute as module
+
+    built: list = []
+    build, count = module.build_learner, iter(range(1000))
+
+    def run(*words: str) -> Finished:
+        output = folder / f"output {next(count)}"
+        built.clear()
+        config = checked(*QUIET, f"output={output}", *words_of(*words))
+        code = module.execute(config)
+        return Finished(code, only_folder(output), built[-1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "build_learner", lambda *arguments: built.append(build(*arguments)) or built[-1])
+        yield run
 
 
 def table(path: Path) -> list[dict[str, str]]:
