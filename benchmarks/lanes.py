@@ -1,6 +1,6 @@
 """Evaluation, training step and memory of MULTI-LANE in both forms beside the bare frozen pass, in one run.
 
-    python benchmarks/lanes.py                                  # both backbones, about a quarter of an hour on two cores
+    python benchmarks/lanes.py                                  # both backbones, some fifteen minutes on two cores
     python benchmarks/lanes.py --quick --backbones vit_tiny_patch16_224
 
 Lanes: 1, 5, 10 and 20; images of 224 px, 8 a batch at ViT-Ti/16 and 4 at ViT-B/16 (at least 8 in trajectories).
