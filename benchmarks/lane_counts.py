@@ -71,12 +71,8 @@ def official(shape: Shape, lanes: int) -> int:
 
 
 def token_as_built(shape: Shape, lanes: int) -> int:
-    """`form=token`: as released, without the last block of the stream, and each class read from its own lane.
-
-    Queries, keys and values are taken from three calls of the joint projection, each of which computes all three.
-    """
-    projected_again = shape.depth * 6 * (1 + shape.selectors) * shape.width**2
-    return bare(shape) - shape.block + lanes * (_every_token(shape) + projected_again) + shape.head
+    """`form=token`: as released, without the last block of the stream, and each class read from its own lane."""
+    return bare(shape) - shape.block + lanes * _every_token(shape) + shape.head
 
 
 def token(shape: Shape, lanes: int) -> int:

@@ -234,8 +234,8 @@ class FrozenViT(nn.Module):
 class NormedStream:
     """The states of the un-prompted backbone after each block's first norm: what its attention reads.
 
-    Iterating gives one tensor a block, float `(batch, tokens, width)`, without gradient; a block's attention and MLP run
-    when the next tensor is asked for, so the last block costs its norm alone. Bit-identical to timm's own forward pass.
+    Iterating gives one tensor a block, float `(batch, tokens, width)`, without gradient; a block's attention and MLP
+    run when the next tensor is asked for, so the last block costs its norm alone. Bit-identical to timm's own pass.
     """
 
     def __init__(self, backbone: FrozenViT, images: Tensor) -> None:

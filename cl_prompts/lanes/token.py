@@ -9,10 +9,12 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor
 
+from cl_prompts.backbones.attention import projection_weights
 from cl_prompts.lanes.inputs import DROP_AND_REPLACE, LaneInputs
 from cl_prompts.lanes.merging import merge_tokens
 
@@ -70,8 +72,8 @@ def _attend(block: Block, asking: Tensor, answering: Tensor, prompts: Tensor | N
     attention = cast("Attention", block.attn)
 
     def heads(tokens: Tensor, part: int) -> Tensor:
-        projected = attention.qkv(tokens).unflatten(-1, (3, attention.num_heads, attention.head_dim))
-        return projected[:, :, part].transpose(1, 2)
+        projected = F.linear(tokens, *projection_weights(attention, part, part + 1))
+        return projected.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
 
     query = attention.q_norm(heads(asking, 0))
     key, value = attention.k_norm(heads(answering, 1)), heads(answering, 2)
