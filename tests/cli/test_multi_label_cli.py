@@ -234,6 +234,8 @@ def test_several_labels_under_a_scenario_of_one_are_refused_with_the_right_scena
 
 def test_an_image_folder_of_one_label_is_told_the_key_for_several(ask, tmp_path):
     file = tmp_path / "list.csv"
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
     file.write_text("path,label,split\na.png,x,train\nb.png,x,test\n", encoding="utf-8")
     line = only_line(ask(*TASKS, "dataset=image_folder", f"dataset.file_list={file}"))
     assert line.startswith("dataset=image_folder: has one label an image")
