@@ -13,6 +13,7 @@ from torch import nn
 from cl_prompts.evaluation.logits import evaluating
 from cl_prompts.logging.attention_pictures import attention_picture
 from cl_prompts.logging.axis_marks import names_of
+from cl_prompts.logging.console import percent
 from cl_prompts.logging.event_file import EventFile
 from cl_prompts.logging.image_choice import PicturedImages
 
@@ -68,6 +69,17 @@ def lane_names(model: nn.Module, lanes: int, class_names: Sequence[str] | None) 
     return [f"{name}\n{classes or 'no class'}" for name, classes in zip(names, words, strict=True)]
 
 
+def title_note(attention: PatchAttention) -> str:
+    """What the attention of a lane is, and the part of it that the picture leaves out."""
+    read = "mean over the selectors of a lane, in the last block where they read the image"
+    if not attention.prefix_tokens:
+        return read
+    tokens = (
+        "the class token" if attention.prefix_tokens == 1 else f"{attention.prefix_tokens} tokens before the patches"
+    )
+    return f"{read}; left out: {percent(attention.prefix_share)} that went to {tokens}"
+
+
 class LaneAttentionEvents:
     """Writes `lane_attention`.
 
@@ -88,14 +100,12 @@ class LaneAttentionEvents:
         if attention is None:
             return
         lanes = attention.values.shape[1]
-        tokens = f"{attention.prefix_tokens} prefix token{'s' if attention.prefix_tokens != 1 else ''}"
-        note = f"{tokens} with {100 * attention.prefix_share:.1f} % of it left out" if attention.prefix_tokens else ""
         picture = attention_picture(
             self._pictured.images,
             attention.values,
             attention.grid,
             lane_names(model, lanes, self._class_names),
             self._pictured.captions,
-            note=note,
+            note=title_note(attention),
         )
         self._file.picture("lane_attention", picture, seen)

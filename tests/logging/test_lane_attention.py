@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cl_prompts.logging import PicturedImages, TensorBoardLog, attention_picture, pictured_images, pictured_indices
 from cl_prompts.logging.attention_pictures import SHOWN_LANES
 from cl_prompts.logging.axis_marks import spread
-from cl_prompts.logging.lane_attention import lane_names, patch_attention
+from cl_prompts.logging.lane_attention import PatchAttention, lane_names, patch_attention, title_note
 from cl_prompts.logging.pictures import to_array
 
 PREFIX, ROWS, COLUMNS, SELECTORS = 2, 2, 3, 4
@@ -130,6 +130,29 @@ def test_titles_name_images_and_lanes_and_what_is_left_out():
     assert titles[:4] == ["class 0", "lane 0\nant", "lane 1\nbee", "lane 2\na long name, a long…"]
     assert titles[4:8] == ["class 1", "", "", ""]
     assert figure.get_suptitle().replace("\n", " ") == "attention of each lane over the patches; 2 tokens left out"
+
+
+def test_the_title_says_which_block_is_read_and_whose_share_is_missing():
+    read = "mean over the selectors of a lane, in the last block where they read the image"
+    notes = [title_note(PatchAttention(np.ones((1, 1, 1)), (1, 1), tokens, 0.0142)) for tokens in (0, 1, 2)]
+    assert notes == [
+        read,
+        f"{read}; left out: 1.4 % that went to the class token",
+        f"{read}; left out: 1.4 % that went to 2 tokens before the patches",
+    ]
+
+
+def test_events_carry_the_note(stub, tmp_path, monkeypatch):
+    import cl_prompts.logging.lane_attention as module
+
+    given = []
+    draw = module.attention_picture
+    monkeypatch.setattr(module, "attention_picture", lambda *a, **k: given.append(k["note"]) or draw(*a, **k))
+    strategy = stub()
+    strategy.model = Lanes(2)
+    with TensorBoardLog(tmp_path, every_samples=8, pictured=pictured()) as log:
+        log.on_evaluation(strategy, point(0))
+    assert [note.rpartition("; ")[2] for note in given] == ["left out: 25.0 % that went to 2 tokens before the patches"]
 
 
 def test_of_many_lanes_some_are_shown_and_named():
