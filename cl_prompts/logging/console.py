@@ -78,7 +78,7 @@ def print_summary(
     table.add_column("metric", no_wrap=True)
     table.add_column("%", justify="right", no_wrap=True)
     table.add_column("meaning")
-    for name, meaning in tables.metrics.items():
+    for name, meaning in tables.shown(metrics).items():
         strong = "bold" if name in tables.headline else ""
         table.add_row(Text(name, strong), Text(percent(metrics.get(name), unit=""), strong), meaning)
     console.print()
@@ -130,12 +130,12 @@ def _basis(summary: Mapping[str, Any], tables: Tables) -> list[str]:
     seen, ended = summary.get("samples_seen", 0), metrics.get("sessions_measured", 0)
     samples, sessions = summary.get("samples_planned"), summary.get("sessions_planned")
     of_samples = f" of {samples:,}" if samples and seen < samples else ""
-    of_sessions = f" of {sessions}" if sessions and ended < sessions else ""
+    planned = sessions if sessions and ended < sessions else None
+    between, at_ends = tables.counted(metrics, planned)
     first, *others = tables.basis(metrics)
     return [
-        f"{seen:,}{of_samples} samples, {summary.get('updates', 0):,} updates, "
-        f"{metrics.get('anytime_points', 0)} anytime evaluations,",
-        f"{ended}{of_sessions} sessions{f', too few for {tables.headline[1]}' if of_sessions else ''}, {first}",
+        f"{seen:,}{of_samples} samples, {summary.get('updates', 0):,} updates,{between and f' {between},'}",
+        f"{at_ends}{f', too few for {tables.headline[1]}' if planned else ''}, {first}",
         *others,
     ]
 

@@ -78,7 +78,7 @@ class MultiLabelEvents:
     def _write_classes(self, point: MultiLabelPoint) -> None:
         precisions = point.class_average_precision
         for label in np.flatnonzero(point.result.columns).tolist():
-            self._file.scalar(f"class_AP/{self._name(label)}", float(precisions[label]), point.samples_seen)
+            self._file.scalar(f"session_class_AP/{self._name(label)}", float(precisions[label]), point.samples_seen)
         picture = class_precision_picture(
             np.array([session.class_average_precision for session in self._sessions]),
             np.array([session.result.columns for session in self._sessions]),

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from cl_prompts.logging.axis_marks import DPI, WRITTEN_CELLS, are_long, class_ticks, names_of, width, write_cells
 from cl_prompts.logging.console import percent
 from cl_prompts.metrics.calibration import CalibrationReport
 from cl_prompts.metrics.ranking import mean_average_precision
+
+COUNT_TICKS = 4
+"""Numbers that fit beside the low axis of counts."""
 
 
 def class_precision_picture(
@@ -23,8 +26,8 @@ def class_precision_picture(
 ) -> Figure:
     """Average precision of every class after every session: a column keeps its colour downwards where nothing is lost.
 
-    Columns are the classes in the order in which they were exposed; rows are the sessions. White is a class that was
-    not exposed yet, a dash one without a positive test image. Numbers in percent.
+    Columns are the classes by the session that first exposed them, then by class id; rows are the sessions. White is a
+    class that was not exposed yet, a dash one without a positive test image. Numbers in percent.
 
     Args:
         average_precision: float `(sessions, C)`; NaN where it is not defined.
@@ -52,7 +55,7 @@ def class_precision_picture(
     labels = [f"session {number}  (mAP {mean})" for number, mean in zip(numbers, means, strict=True)]
     axes.set_yticks(range(rows), labels)
     class_ticks(axes.xaxis, names, families)
-    axes.set_xlabel("class, in the order of exposure")
+    axes.set_xlabel("class, by the session that first exposed it, then by class id")
     axes.set_title(f"average precision of {columns} classes", fontsize="medium")
     bar = figure.colorbar(image, ax=axes, label="average precision", fraction=0.05, pad=0.02)
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -77,6 +80,12 @@ def calibration_picture(report: CalibrationReport) -> Figure:
     )
     below.bar(lefts[filled], report.count[filled], color="tab:gray", **bars)
     below.set_yscale("log")
+    # From one label on, so that a power of ten is in view whatever the counts are.
+    decades = int(np.ceil(np.log10(max(2, report.count.max(initial=0)))))
+    below.set_ylim(1 / 2, 1.5 * 10**decades)
+    below.yaxis.set_major_locator(LogLocator(numticks=COUNT_TICKS))
+    below.yaxis.set_major_formatter(FuncFormatter(lambda count, place: f"{count:,.0f}"))
+    below.yaxis.set_minor_locator(NullLocator())
     below.set_ylabel("labels")
     below.set_xlabel("predicted probability")
     axes.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share of positive labels")

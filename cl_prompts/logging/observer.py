@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cl_prompts.labels import label_kind
 from cl_prompts.plugins.stream_position import StreamPosition
 
 RUNNING_SCORES = ("running_accuracy", "running_f1")
@@ -130,8 +131,9 @@ class StrategyObserver:
             self._hits = self._hits + (logits.detach().argmax(dim=1) == targets).sum()
             self._tries = self._tries + len(targets)
         elif targets.shape == logits.shape:
-            # F1 = 2 TP / (predicted + positive); a hidden label is NaN: neither positive nor predicted.
-            positive, predicted = targets > 0.5, (logits.detach() > 0) & ~torch.isnan(targets)
+            # Other strategies may keep rows of whole numbers.
+            rows = targets.to(logits.dtype)
+            hits, tries = label_kind(rows).hits(logits.detach(), rows)
             self._tally = RUNNING_SCORES[1]
-            self._hits = self._hits + 2 * (positive & predicted).sum()
-            self._tries = self._tries + positive.sum() + predicted.sum()
+            self._hits = self._hits + hits
+            self._tries = self._tries + tries

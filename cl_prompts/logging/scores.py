@@ -7,6 +7,7 @@ from typing import NamedTuple
 from cl_prompts.logging.console import percent
 from cl_prompts.metrics.anytime import a_auc, a_avg
 from cl_prompts.metrics.records import EvaluationPoint, MultiLabelPoint, Point
+from cl_prompts.metrics.tables import classes_in_words
 
 
 class _Words(NamedTuple):
@@ -75,8 +76,11 @@ class ScoreHistory:
 def session_line(point: Point) -> str:
     """What the end of a session measured, for people."""
     classes = int(point.exposed.sum())
-    parts = [f"{point.score_name} {percent(point.score)} on {classes} class{'es' if classes != 1 else ''}"]
-    if isinstance(point, MultiLabelPoint) and point.result.thresholds:
-        values = point.result.thresholds[0]
-        parts.append(f"CF1 {percent(values.cf1)}, OF1 {percent(values.of1)} at threshold {values.threshold:g}")
+    if isinstance(point, MultiLabelPoint):
+        with_positives = int((point.result.positives > 0).sum())
+        parts = [f"mAP {percent(point.score)} over {classes_in_words(with_positives, classes)}"]
+        for values in point.result.thresholds[:1]:
+            parts.append(f"CF1 {percent(values.cf1)}, OF1 {percent(values.of1)} at threshold {values.threshold:g}")
+    else:
+        parts = [f"{point.score_name} {percent(point.score)} on {classes} class{'es' if classes != 1 else ''}"]
     return f"session {point.session} after {point.samples_seen:,} samples: {', '.join(parts)}"

@@ -55,8 +55,8 @@ class TensorBoardLog(ObserverPlugin):
     |---|---|
     | `session/mAP`, `session/CF1@<threshold>`, `session/OF1@<threshold>` | at the session ends |
     | `session/map_so_far` | mean of `session/mAP` so far |
-    | `session/loss`, `session/exposed_classes` | at the session ends |
-    | `class_AP/<name>`, `class_average_precision` | average precision of a class; picture of all |
+    | `session/loss`, `session/exposed_classes` | at the session ends; seen is also a class with negative labels alone |
+    | `session_class_AP/<name>`, `class_average_precision` | average precision of a class; picture of all |
     | `precision_recall/<name>`, `precision_recall/all_columns` | of some classes; of all labels together |
     | `calibration`, `session/calibration_error` | how often labels of a given probability are positive |
     | `anytime/...` | mAP, CF1, OF1, loss and exposed classes between session ends, if they are measured there |

@@ -14,7 +14,7 @@ from cl_prompts.metrics.forgetting import ap_forgetting
 from cl_prompts.metrics.multi_label import CF1Kind, MultiLabelResult, ScoreKind, mean_average_precision
 from cl_prompts.metrics.records import MultiLabelPoint
 from cl_prompts.metrics.stream_points import Cell, StreamPoints, place_cells
-from scenarios.plan import BLURRY, DISJOINT
+from scenarios.plan import ABSENT, BLURRY, DISJOINT
 
 HALF = 0.5
 """The threshold that is always measured beside the chosen one."""
@@ -47,7 +47,7 @@ def multi_label_metrics(choices: EvaluationChoices) -> Mapping[str, str]:
     return {
         "map_avg": "mean of mAP at the session ends",
         "map_last": "mAP after the last session",
-        "map_anytime": "mean of periodic mAP; if none, the final one",
+        "map_anytime": "anytime mAP: mean of the periodic evaluations",
         "map_last_disjoint": "map_last on the disjoint classes",
         "map_last_blurry": "map_last on the blurry classes",
         "cf1_last": f"{cf1} {at}, last session",
@@ -82,26 +82,27 @@ def summarise_multi_label(
     Returns:
         The metrics of `multi_label_metrics`, fractions; `oracle_threshold`, the threshold of the `_oracle` values,
         found on the test labels; what they rest on, as whole numbers: `ap_forgetting_classes`, `map_last_classes`
-        (those with a positive), `evaluated_images` (of the last session), `anytime_points`, `sessions_measured`,
-        `exposed_classes`; and the choices `eval_images`, `threshold`, `scores`, `cf1_kind`. None where a metric is not
-        defined. `*_last*` is the state after the last planned session, None before that; of a stream without session
-        ends, the final point. `map_anytime` of a stream without periodic points is that of its final point.
+        (those with a positive), `map_last_unlabelled_classes` (evaluated although no label in training showed a
+        positive), `evaluated_images` (of the last session), `anytime_points` (periodic ones alone),
+        `sessions_measured`, `exposed_classes`; and the choices `eval_images`, `threshold`, `scores`, `cf1_kind`. None
+        where a metric is not defined, as `map_anytime` without periodic points. `*_last*` is the state after the last
+        planned session, None before that; of a stream without session ends, the final point.
 
     Raises:
         MetricError: single-label points, or points that were not measured at the threshold and at 0.5.
     """
     run = StreamPoints.of(MultiLabelPoint, points, sessions, sessions_planned)
-    final, last = run.final, run.last
+    last = run.last
     forgetting = ap_forgetting(
         [point.class_average_precision for point in run.ends] or np.zeros((0, 0)), eval_images=choices.eval_images
     )
     values: dict[str, float | None] = {
         "map_avg": a_avg([point.score for point in run.ends]),
-        "map_anytime": a_auc([point.score for point in run.periodic], final.score if final else math.nan),
+        "map_anytime": a_auc([point.score for point in run.periodic]),
         "ap_forgetting": forgetting.value,
         **{name: value(last.result, class_kind, choices) if last else None for name, value in _LAST.items()},
         "ap_forgetting_classes": forgetting.classes,
-        "anytime_points": len(run.anytime),
+        "anytime_points": len(run.periodic),
         "sessions_measured": len(run.ends),
         "exposed_classes": run.exposed_classes,
     }
@@ -134,6 +135,9 @@ _LAST: Mapping[str, Callable[[MultiLabelResult, npt.ArrayLike, EvaluationChoices
     "of1_last_oracle": lambda result, kinds, choices: result.oracle.of1,
     "oracle_threshold": lambda result, kinds, choices: result.oracle.threshold,
     "map_last_classes": lambda result, kinds, choices: int((~np.isnan(result.average_precision)).sum()),
+    "map_last_unlabelled_classes": lambda result, kinds, choices: int(
+        (result.columns & (np.asarray(kinds) == ABSENT)).sum()
+    ),
     "evaluated_images": lambda result, kinds, choices: result.images,
 }
 """What a summary reads from the result after the last session."""
@@ -168,8 +172,7 @@ def multi_label_curve_rows(
 ) -> list[dict[str, Cell]]:
     """One row for each evaluation, in the order of the stream; column names in `MULTI_LABEL_CURVE_COLUMNS`.
 
-    `map_anytime` is the value so far, NaN before the first periodic point (the final point's own mAP if there is none).
-    Arguments as in `summarise_multi_label`.
+    `map_anytime` is the value so far, NaN before the first periodic point. Arguments as in `summarise_multi_label`.
     """
     rows: list[dict[str, Cell]] = []
     periodic: list[float] = []
@@ -193,7 +196,7 @@ def multi_label_curve_rows(
                 "evaluated_images": result.images,
                 "map_disjoint": map_of_kind(result, class_kind, DISJOINT),
                 "map_blurry": map_of_kind(result, class_kind, BLURRY),
-                "map_anytime": a_auc(periodic, point.score if point.kind == "final" else math.nan),
+                "map_anytime": a_auc(periodic),
             }
         )
     return rows

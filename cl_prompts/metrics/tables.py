@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from cl_prompts.metrics.multi_label_summary import (
@@ -18,6 +19,7 @@ from cl_prompts.metrics.multi_label_summary import (
 from cl_prompts.metrics.records import EvaluationPoint, MultiLabelPoint
 from cl_prompts.metrics.stream_points import Cell, StreamPoints, class_table
 from cl_prompts.metrics.summary import CURVE_COLUMNS, METRICS, class_accuracy_rows, curve_rows, summarise
+from scenarios.plan import BLURRY, DISJOINT
 
 Summary = Mapping[str, float | str | None]
 """The metrics of `summary.json`."""
@@ -57,6 +59,15 @@ class Tables(Protocol):
         self, sessions: Iterable[Any], class_names: Sequence[str] | None = None
     ) -> tuple[list[str], list[list[Any]]]:
         """Header and rows of `class_file`: one column a class, one row a session."""
+
+    def shown(self, summary: Summary) -> Mapping[str, str]:
+        """Those of `metrics` that a table of this summary needs."""
+
+    def counted(self, summary: Summary, sessions_planned: int | None = None) -> tuple[str, str]:
+        """How many evaluations there were between session ends and at session ends, in words; empty = not worth one.
+
+        `sessions_planned` is given where more sessions are planned than measured.
+        """
 
     def basis(self, summary: Summary) -> list[str]:
         """What the metrics of a summary rest on, in phrases of a line each, the first a short one."""
@@ -98,6 +109,15 @@ class SingleLabelTables:
     ) -> tuple[list[str], list[list[Any]]]:
         """The accuracy of each class; see `summary.class_accuracy_rows`."""
         return class_accuracy_rows(sessions, class_names)
+
+    def shown(self, summary: Summary) -> Mapping[str, str]:
+        """All of them."""
+        return self.metrics
+
+    def counted(self, summary: Summary, sessions_planned: int | None = None) -> tuple[str, str]:
+        """Anytime evaluations, the final one among them, and sessions."""
+        sessions = _part(summary.get("sessions_measured") or 0, sessions_planned)
+        return f"{summary.get('anytime_points') or 0} anytime evaluations", f"{sessions} sessions"
 
     def basis(self, summary: Summary) -> list[str]:
         """Over how many classes forgetting is a mean."""
@@ -155,19 +175,60 @@ class MultiLabelTables:
         ends = StreamPoints.of(MultiLabelPoint, [], sessions).ends
         return class_table(ends, lambda point: point.class_average_precision, class_names)
 
+    def shown(self, summary: Summary) -> Mapping[str, str]:
+        """Without the parts of mAP where all classes are of one kind, and without an anytime mAP never measured."""
+        kinds = np.unique(np.asarray(self.class_kind))
+        hidden = () if {DISJOINT, BLURRY} <= set(kinds.tolist()) else ("map_last_disjoint", "map_last_blurry")
+        if summary.get("map_anytime") is None:
+            hidden = (*hidden, "map_anytime")
+        return {name: meaning for name, meaning in self.metrics.items() if name not in hidden}
+
+    def counted(self, summary: Summary, sessions_planned: int | None = None) -> tuple[str, str]:
+        """Evaluations between session ends, if there were any, and sessions."""
+        between, ended = summary.get("anytime_points") or 0, summary.get("sessions_measured") or 0
+        sessions = f"{_part(ended, sessions_planned)} {_plural('session', sessions_planned or ended)}"
+        return f"{between} anytime {_plural('evaluation', between)}" if between else "", sessions
+
     def basis(self, summary: Summary) -> list[str]:
-        """Classes behind forgetting, the evaluated images, and what the values depend on."""
+        """Classes behind forgetting and mAP, the evaluated images, and what the values depend on."""
         images = {
             "seen": "with a class seen so far",
             "all": "with any class",
             "final_seen": "with a class seen by the end",
         }[self.settings.eval_images]
         scores = {"sigmoid": "float32 sigmoids", "logit": "logits"}[self.settings.scores]
+        forgetting = summary.get("ap_forgetting_classes") or 0
         lines = [
-            f"ap_forgetting over {summary.get('ap_forgetting_classes') or 0} classes",
+            f"ap_forgetting over {forgetting} {_plural('class', forgetting)}",
+            *_evaluated_classes(summary),
             f"test images {images}; AP ranks {scores}",
         ]
         threshold = summary.get("oracle_threshold")
         if isinstance(threshold, float):
             lines.append(f"oracle threshold {threshold:.3f}: chosen on the test labels, only a bound")
         return lines
+
+
+def classes_in_words(measured: int, seen: int) -> str:
+    """Over how many of the classes seen so far mAP is a mean: those with a positive test label."""
+    return f"{f'{measured} of ' if measured < seen else ''}{seen} seen {_plural('class', seen)}"
+
+
+def _evaluated_classes(summary: Summary) -> list[str]:
+    if summary.get("map_last_classes") is None:
+        return []
+    names = ("map_last_classes", "exposed_classes", "map_last_unlabelled_classes")
+    measured, seen, unlabelled = (int(summary.get(name) or 0) for name in names)
+    words = f"mAP over {classes_in_words(measured, seen)}"
+    lines = [f"{words}; the others have no positive test label" if measured < seen else words]
+    if unlabelled:
+        lines.append(f"{unlabelled} seen {_plural('class', unlabelled)} evaluated without a positive label in training")
+    return lines
+
+
+def _part(measured: Any, planned: int | None) -> str:
+    return f"{measured}" if planned is None else f"{measured} of {planned}"
+
+
+def _plural(noun: str, number: Any) -> str:
+    return noun if number == 1 else noun + ("es" if noun.endswith("s") else "s")

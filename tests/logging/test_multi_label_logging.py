@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -58,11 +60,11 @@ def test_a_session_line_for_every_session_and_the_latest_score_on_every_other_li
         progress.on_evaluation(strategy, point(session))
     ends = [line for line in shown(console) if line.startswith("session")]
     measured = [point(session) for session in range(SESSIONS)]
-    for session, (line, end) in enumerate(zip(ends, measured, strict=True)):
+    for session, (line, end, classes) in enumerate(zip(ends, measured, ("2", "3 of 4", "5 of 6"), strict=True)):
         values = end.result.at(0.8)
         assert line == (
-            f"session {session} after {20 * (session + 1)} samples: mAP {100 * end.score:.1f} % on "
-            f"{2 * (session + 1)} classes, CF1 {100 * values.cf1:.1f} %, OF1 {100 * values.of1:.1f} % at threshold 0.8"
+            f"session {session} after {20 * (session + 1)} samples: mAP {100 * end.score:.1f} % over "
+            f"{classes} seen classes, CF1 {100 * values.cf1:.1f} %, OF1 {100 * values.of1:.1f} % at threshold 0.8"
         )
     last = [line for line in shown(console) if line.startswith("60 of 60")][-1]
     assert "| running F1 62.5 % |" in last
@@ -159,6 +161,9 @@ def test_tensorboard_has_every_measure_at_session_ends(stub, tmp_path):
             ("OF1", [value.of1 for value in at]),
         ):
             assert curve(events, f"session/{tag}@{threshold}") == nearly(zip(x, values, strict=True))
+    # The values of all classes come after those of the session: TensorBoard sorts by name.
+    groups = list(dict.fromkeys(sorted(tag.partition("/")[0] for tag in events.Tags()["scalars"])))
+    assert groups == ["session", "session_class_AP"]
     assert curve(events, "session/exposed_classes") == [(20, 2), (40, 4), (60, 6)]
     assert curve(events, "session/loss") == [(20, 0.5), (40, 1.5), (60, 2.5)]
     # Without periodic points the sessions are the trajectory: a lonely final point would only repeat the last one.
@@ -174,7 +179,7 @@ def test_average_precision_of_each_class_equals_scikit_learn(stub, tmp_path):
     events = read(tmp_path)
     for label, name in enumerate(NAMES):
         if label == UNUSED:
-            assert f"class_AP/{name}" not in events.Tags()["scalars"]
+            assert f"session_class_AP/{name}" not in events.Tags()["scalars"]
             continue
         expected = []
         for session in range(label // 2, SESSIONS):
@@ -182,7 +187,7 @@ def test_average_precision_of_each_class_equals_scikit_learn(stub, tmp_path):
             rows = found.rows & ~np.isnan(found.targets[:, label])
             score = average_precision_score(found.targets[rows, label], found.logits[rows, label])
             expected.append((20 * (session + 1), score))
-        assert curve(events, f"class_AP/{name}") == nearly(expected)
+        assert curve(events, f"session_class_AP/{name}") == nearly(expected)
 
 
 def test_precision_recall_curves_count_known_labels_of_evaluated_images(stub, tmp_path):
@@ -223,7 +228,7 @@ def test_many_classes_have_few_precision_recall_curves(stub, tmp_path):
     events = read(tmp_path)
     assert len(pr_curves(events)) == 11
     assert {"precision_recall/0", "precision_recall/39", "precision_recall/all_columns"} <= pr_curves(events)
-    assert len([tag for tag in events.Tags()["scalars"] if tag.startswith("class_AP/")]) == classes
+    assert len([tag for tag in events.Tags()["scalars"] if tag.startswith("session_class_AP/")]) == classes
 
 
 def test_periodic_points_are_the_anytime_curves(stub, tmp_path):
@@ -262,7 +267,7 @@ def test_a_session_before_any_class_has_no_numbers(stub, tmp_path):
         for watcher in (log, TerminalProgress(80, console=console, mode="plain")):
             watcher.on_evaluation(stub(), empty)
         log.on_evaluation(stub(), point(0))
-    assert "mAP - on 0 classes" in shown(console)[0]
+    assert "mAP - over 0 seen classes" in shown(console)[0]
     events = read(tmp_path)
     assert [step for step, _ in curve(events, "session/mAP")] == [20]
     assert [image.step for image in events.Images("class_average_precision")] == [20]
@@ -276,6 +281,23 @@ def test_running_f1_replaces_running_accuracy(stub, tmp_path):
     events = read(tmp_path)
     assert curve(events, "train/running_f1") == [(8, 0.625), (16, 0.625)]
     assert "train/running_accuracy" not in events.Tags()["scalars"]
+
+
+def test_running_f1_of_a_stock_strategy_is_that_of_our_own_strategies(stub, monkeypatch):
+    from cl_prompts.labels import SeveralLabels
+
+    calls = []
+    monkeypatch.setattr(SeveralLabels, "hits", lambda self, *given: calls.append(given) or torch.tensor([3.0, 4.0]))
+    strategy, observer = stub(), StrategyObserver()
+    del strategy.running_accuracy
+    observer.before_training_epoch(strategy)
+    strategy.mb_output, strategy.mb_y = torch.zeros(8, 5, requires_grad=True), torch.ones(8, 5, dtype=torch.int64)
+    observer.before_training_iteration(strategy)
+    observer.after_training_iteration(strategy)
+    assert observer.running_score(strategy) == ("running_f1", 0.75)
+    ((logits, rows),) = calls
+    assert not logits.requires_grad
+    assert rows.dtype == torch.float32
 
 
 def test_running_f1_of_a_stock_strategy_leaves_hidden_labels_out(stub):
@@ -301,11 +323,12 @@ def test_running_f1_of_a_stock_strategy_leaves_hidden_labels_out(stub):
     assert np.isnan(observer.running_score(strategy).value)
 
 
-def test_class_precision_picture_is_in_the_order_of_exposure():
+def test_class_precision_picture_is_in_the_order_of_sessions_then_of_ids():
     values = np.array([[np.nan, 0.5, np.nan], [0.25, 0.75, np.nan]])
     exposed = np.array([[False, True, False], [True, True, True]])
     axes = class_precision_picture(values, exposed, ["ant", "bee", "cat"], [0, 1]).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["bee", "ant", "cat"]
+    assert axes.get_xlabel() == "class, by the session that first exposed it, then by class id"
     cells = {(t.get_position()[1], t.get_position()[0]): t.get_text() for t in axes.texts}
     assert cells == {(0, 0): "50", (1, 0): "75", (1, 1): "25", (1, 2): "-"}
     assert [label.get_text() for label in axes.get_yticklabels()] == [
@@ -329,6 +352,26 @@ def test_calibration_is_of_the_evaluated_labels(stub, tmp_path):
         assert count == 0 or bars[number] == pytest.approx(share)
     assert [bar.get_height() for bar in figure.axes[1].patches] == report.count[report.count > 0].tolist()
     assert to_array(figure).std() > 10
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 9, 10, 11, 950, 1000, 123_456, 40_000_000, 999_999_999])
+def test_counts_of_calibration_have_a_few_whole_ticks_that_stay_apart(most):
+    from cl_prompts.metrics.calibration import calibration
+
+    labels = np.array([[1], [0]])
+    report = calibration(np.array([[4.0], [-4.0]], np.float32), labels, np.ones(1, bool))
+    figure = calibration_picture(replace(report, count=np.where(report.count > 0, most, 0)))
+    figure.draw_without_rendering()
+    axis = figure.axes[1].yaxis
+    lowest, highest = figure.axes[1].get_ylim()
+    assert lowest < 1
+    assert highest > most
+    inside = [tick for tick in axis.get_major_ticks() if lowest <= tick.get_loc() <= highest]
+    assert 1 <= len(inside) <= 4
+    assert all(tick.label1.get_text() == f"{round(tick.get_loc()):,}" for tick in inside)
+    assert len(axis.get_minorticklocs()) == 0
+    boxes = sorted((tick.label1.get_window_extent() for tick in inside), key=lambda box: box.y0)
+    assert all(below.y1 < above.y0 for below, above in pairwise(boxes))
 
 
 def test_curve_picture_names_the_score():

@@ -206,7 +206,7 @@ def test_summary_of_several_labels_shows_its_own_metrics(tmp_path, eval_images, 
         texts.append(console.file.getvalue())
     for text in texts:
         for name in tables.metrics:
-            assert name in text
+            assert (f" {name} " in text) == (name != "map_anytime")
         for name in METRICS:
             assert f" {name} " not in text
         assert max(map(len, text.splitlines())) <= 80
@@ -214,13 +214,33 @@ def test_summary_of_several_labels_shows_its_own_metrics(tmp_path, eval_images, 
     row = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in text.splitlines() if line.startswith("│")}
     assert row["map_avg"] == f"{100 * whole['map_avg']:.1f}"
     assert row["map_last"] == f"{100 * whole['map_last']:.1f}"
-    assert row["map_anytime"] == "-"
+    assert "anytime" not in text
+    assert "based on  12,000 samples, 300 updates,\n          2 sessions" in text
+    assert "          mAP over 4 seen classes\n" in text
     assert "at 0.6" in text
     assert f"oracle threshold {whole['oracle_threshold']:.3f}: chosen on the test labels" in text
     assert "AP ranks logits" in text
     assert "2 sessions, ap_forgetting over 2 classes\n" in text
     assert "2 of 3 sessions, too few for map_last, ap_forgetting over 2 classes\n" in partial
     assert "chosen on the test labels" not in partial
+
+
+def test_one_is_not_many_and_tasks_of_one_kind_have_no_parts(tmp_path):
+    tables = MultiLabelTables([0] * 4, MultiLabelEvaluationSettings())
+    periodic = multi_label_point(10, 2, thresholds=tables.thresholds)
+    end = multi_label_point(30, 4, kind="session", session=0, thresholds=tables.thresholds)
+    console = Console(file=io.StringIO(), width=80)
+    print_summary(
+        summary(metrics=tables.summarise([periodic], [end]), sessions_planned=1),
+        tmp_path,
+        tables=tables,
+        console=console,
+    )
+    text = console.file.getvalue()
+    assert "300 updates, 1 anytime evaluation,\n          1 session, ap_forgetting over 0 classes\n" in text
+    assert " map_anytime " in text
+    assert "disjoint" not in text
+    assert "blurry" not in text
 
 
 def test_summary_of_an_interrupted_run_says_so_and_needs_nothing(tmp_path):

@@ -58,9 +58,10 @@ def test_summary_from_the_points():
         "ap_forgetting": pytest.approx(lost.mean()),
         "oracle_threshold": last.oracle.threshold,
         "map_last_classes": 4,
+        "map_last_unlabelled_classes": 1,
         "evaluated_images": 40,
         "ap_forgetting_classes": 2,
-        "anytime_points": 3,
+        "anytime_points": 2,
         "sessions_measured": 2,
         "exposed_classes": 4,
         "eval_images": "seen",
@@ -109,11 +110,73 @@ def test_nothing_a_part_and_a_stream_without_periodic_points():
     assert part["ap_forgetting"] is None
 
     short = tables().summarise(points[-1:], [], sessions_planned=None)
-    assert short["map_anytime"] == short["map_last"] == points[-1].score
+    assert short["map_last"] == points[-1].score
+    assert (short["map_anytime"], short["anytime_points"]) == (None, 0)
+    assert math.isnan(tables().curve_rows(points[-1:], [])[0]["map_anytime"])
     assert short["map_avg"] is None
     assert tables(np.zeros(4, int)).summarise(points, sessions)["map_last_blurry"] is None
     ended = tables(np.zeros(4, int)).summarise(points, sessions)
     assert ended["map_last_disjoint"] == ended["map_last"]
+
+
+KIND_ROWS = {"map_last_disjoint", "map_last_blurry"}
+
+
+@pytest.mark.parametrize(
+    "kinds, hidden", [([0, 0, 1, 2], set()), ([0, 0, 0, 2], KIND_ROWS), ([1, 1, 1, 1], KIND_ROWS), ([2] * 4, KIND_ROWS)]
+)
+def test_rows_that_would_repeat_another_are_not_shown(kinds, hidden):
+    points, sessions = run()
+    chosen = tables(np.array(kinds))
+    shown = chosen.shown(chosen.summarise(points, sessions))
+    assert list(shown.items()) == [(name, text) for name, text in chosen.metrics.items() if name not in hidden]
+    without = chosen.shown(chosen.summarise(points[-1:], sessions))
+    assert set(shown) - set(without) == {"map_anytime"}
+    single = SingleLabelTables(np.array(kinds))
+    assert single.shown({}) == metrics.METRICS
+
+
+def test_evaluations_are_counted_by_what_they_are():
+    points, sessions = run()
+    several = tables()
+    counted = [
+        several.counted(several.summarise(points[start:], sessions[:ends]), planned)
+        for start, ends, planned in ((0, 2, None), (1, 1, None), (2, 1, 3), (2, 0, 1))
+    ]
+    assert counted == [
+        ("2 anytime evaluations", "2 sessions"),
+        ("1 anytime evaluation", "1 session"),
+        ("", "1 of 3 sessions"),
+        ("", "0 of 1 session"),
+    ]
+    single = SingleLabelTables(KINDS)
+    assert single.counted({"anytime_points": 20, "sessions_measured": 5}) == ("20 anytime evaluations", "5 sessions")
+    assert single.counted({}, 8) == ("0 anytime evaluations", "0 of 8 sessions")
+
+
+def test_basis_says_over_how_many_of_the_seen_classes_map_is_a_mean():
+    columns = np.array([True, True, True, True, False])
+    targets = np.array([[1, 0, 0, 1, 1], [0, 1, 0, 1, 1]])
+    logits = np.random.default_rng(0).normal(size=targets.shape).astype(np.float32)
+
+    def lines(kinds, positive=targets):
+        result = metrics.evaluate_logits(logits, positive, columns)
+        end = MultiLabelPoint.from_result(result, samples_seen=9, kind="session", session=0, loss=1, exposed=columns)
+        chosen = tables(np.array(kinds))
+        return chosen.basis(chosen.summarise([], [end]))
+
+    # Column 2 has no positive test label; the last column is not seen, whatever it is.
+    assert lines([0, 0, 0, 0, 2])[:2] == [
+        "ap_forgetting over 0 classes",
+        "mAP over 3 of 4 seen classes; the others have no positive test label",
+    ]
+    assert lines([2, 0, 2, 0, 2])[2] == "2 seen classes evaluated without a positive label in training"
+    assert lines([2, 0, 0, 0, 2])[2] == "1 seen class evaluated without a positive label in training"
+    assert lines([0] * 5, 1 - targets)[1] == "mAP over 3 of 4 seen classes; the others have no positive test label"
+    whole = lines([0] * 5, np.array([[1, 0, 1, 1, 1], [0, 1, 0, 1, 1]]))
+    assert whole[1] == "mAP over 4 seen classes"
+    assert "training" not in "".join(whole)
+    assert tables().basis(tables().summarise([], [], sessions_planned=2))[1].startswith("test images")
 
 
 def test_a_class_without_positives_is_no_part_of_forgetting_or_map():
