@@ -2,7 +2,7 @@
 
 CSV has the header `path,label` or `path,label,split`; several labels stand in one cell, with semicolons between, and
 the header may then say `labels`. A file whose name ends in `.jsonl` has lines like `{"path": "a.jpg", "labels": ["x"],
-"split": "train"}`, the split left out in all lines or in none.
+"split": "train"}`, the split left out in all lines or in none; `"label": "x"` says the same as `"labels": ["x"]`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,24 @@ class Row:
         path: as written, relative or absolute.
         labels: class names in composed Unicode, each once.
         split: `train` or `test`; None where the list has no split.
+        line: number of the line, from 1.
     """
 
     path: str
     labels: tuple[str, ...]
     split: str | None
+    line: int
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A line of a list, as a message names it."""
+
+    table: Path
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.table} line {self.line}"
 
 
 def composed(name: str) -> str:
@@ -93,13 +106,18 @@ def _csv_lines(stream: TextIO, table: Path, several: bool) -> Iterator[Row]:
             "image has one"
         )
     for row in reader:
-        where = f"{table} line {reader.line_num}"
+        where = _Place(table, reader.line_num)
         values = {key: (value or "").strip() for key, value in row.items() if key is not None}
         if None in row or not values["path"] or not (several or values["label"]):
             raise DataError(
                 f"{where}: needs a path and a label and nothing more; put paths with a comma in double quotes"
             )
         text = values[label_column]
+        if not several and _SEPARATOR in text:
+            raise DataError(
+                f"{where}: {text!r} where an image has one label; set dataset.labels=several (of dataset=image_folder) "
+                "if these are several, or name the class in a .jsonl list"
+            )
         labels = [label.strip() for label in text.split(_SEPARATOR)] if several and text else [text] if text else []
         yield _row(values["path"], labels, values["split"] if has_split else None, where)
 
@@ -109,7 +127,7 @@ def _json_lines(stream: TextIO, table: Path, several: bool) -> Iterator[Row]:
     for number, line in enumerate(stream, start=1):
         if not line.strip():
             continue
-        where = f"{table} line {number}"
+        where = _Place(table, number)
         path, labels, split = _json_values(line, where)
         if first_has_split is None:
             first_has_split = split is not None
@@ -120,23 +138,29 @@ def _json_lines(stream: TextIO, table: Path, several: bool) -> Iterator[Row]:
         yield _row(path, labels, split, where)
 
 
-def _json_values(line: str, where: str) -> tuple[str, list[str], str | None]:
+def _json_values(line: str, where: _Place) -> tuple[str, list[str], str | None]:
     """Path, labels and split of one JSON line, of the right types."""
     try:
         value: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error}); each line must be like {_LINE}") from None
     keys = set(value) if isinstance(value, dict) else set()
-    if not {"path", "labels"} <= keys <= {"path", "labels", "split"}:
-        raise DataError(f"{where}: needs the keys path and labels, perhaps split, and no others, like {_LINE}")
-    path, labels, split = value["path"], value["labels"], value.get("split")
+    if keys - {"split"} not in ({"path", "labels"}, {"path", "label"}):
+        raise DataError(
+            f"{where}: needs the keys path and labels (or label), perhaps split, and no others, like {_LINE}"
+        )
+    path, split = value["path"], value.get("split")
+    labels = value["labels"] if "labels" in keys else [value["label"]]
     texts = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
     if not isinstance(path, str) or not path or not texts or not isinstance(split, str | None):
-        raise DataError(f"{where}: path must be text and labels a list of texts, like {_LINE}")
+        raise DataError(f"{where}: path must be text, label one text and labels a list of texts, like {_LINE}")
+    if "label" in keys and _SEPARATOR in labels[0]:
+        parts = json.dumps([part.strip() for part in labels[0].split(_SEPARATOR)], ensure_ascii=False)
+        raise DataError(f'{where}: {labels[0]!r} is one label; write several as "labels": {parts}')
     return path, [label.strip() for label in labels], split
 
 
-def _row(path: str, labels: list[str], split: str | None, where: str) -> Row:
+def _row(path: str, labels: list[str], split: str | None, where: _Place) -> Row:
     if split is not None and split not in PARTS:
         raise DataError(f"{where}: split is {split!r}; allowed are train and test")
     names = tuple(composed(label) for label in labels)
@@ -145,7 +169,7 @@ def _row(path: str, labels: list[str], split: str | None, where: str) -> Row:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise DataError(f"{where}: label {twice[0]!r} is there twice; an image has a label or has it not")
-    return Row(path, names, split)
+    return Row(path, names, split, where.line)
 
 
 def _refuse_doubles(table: Path, rows: list[Row]) -> None:

@@ -14,6 +14,8 @@ from scenarios.errors import DataError
 
 _EXPECTED = "expected <root>/train/<class>/* and <root>/test/<class>/*, or <root>/<class>/*"
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+_SEPARATORS = frozenset("|,/")
+"""What a list may have between labels instead of a semicolon."""
 _LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX"}
 
 
@@ -28,6 +30,8 @@ class Listing:
         class_names: sorted; whole numbers by value (2 before 10), everything else by character.
         is_test: bool `(files,)`, or None where the data bring no split.
         notes: what was left aside, one sentence each.
+        table: the file list; None where folders were listed.
+        lines: line of each file in it.
     """
 
     root: Path
@@ -36,6 +40,37 @@ class Listing:
     class_names: tuple[str, ...]
     is_test: np.ndarray | None
     notes: tuple[str, ...] = ()
+    table: Path | None = None
+    lines: tuple[int, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """What a message names: the file list, else the folder."""
+        return str(self.root) if self.table is None else f"dataset.file_list={self.table}"
+
+    def advice_on(self, class_name: str) -> str:
+        """What may be the matter with a class that has too few images; empty where nothing shows."""
+        if self.table is None or self.table.suffix.lower() == ".jsonl" or not _SEPARATORS & set(class_name):
+            return ""
+        return "; labels are separated with ; (cat;dog), nothing else"
+
+    def refuse_missing(self) -> None:
+        """Make sure that all files of a list are there, from one look into each folder.
+
+        Raises:
+            DataError: a file is missing; names list, line and file.
+        """
+        if self.table is None:
+            return
+        missing = _missing(self.root, self.paths)
+        if missing:
+            first = missing[0]
+            count = f" ({len(missing)} of {len(self.paths)} files are missing)" if len(missing) > 1 else ""
+            raise DataError(
+                f"{self.table} line {self.lines[first]}: no file {self.root / self.paths[first]}{count}; correct the "
+                "path, set dataset.root to the folder that the paths are relative to, or set "
+                "dataset.skip_unreadable=true to leave out and count such files"
+            )
 
 
 def list_images(root: str | None, file_list: str | None, *, several: bool = False) -> Listing:
@@ -71,6 +106,8 @@ def list_images(root: str | None, file_list: str | None, *, several: bool = Fals
             [(row.path, row.labels, row.split == "test") for row in rows],
             has_split=rows[0].split is not None,
             several=several,
+            table=table,
+            lines=tuple(row.line for row in rows),
         )
     assert folder is not None
     return _list_folder(folder)
@@ -138,6 +175,8 @@ def _listing(
     has_split: bool,
     several: bool = False,
     notes: Iterable[str] = (),
+    table: Path | None = None,
+    lines: tuple[int, ...] = (),
 ) -> Listing:
     """A listing of (path, labels, is test) with ids by class name."""
     class_names = _sorted_classes({label for _, labels, _ in rows for label in labels})
@@ -155,7 +194,32 @@ def _listing(
         class_names=class_names,
         is_test=np.array([test for _, _, test in rows], dtype=bool) if has_split else None,
         notes=tuple(notes),
+        table=table,
+        lines=lines,
     )
+
+
+def _missing(root: Path, paths: Sequence[str]) -> list[int]:
+    """Ascending positions of the paths where there is nothing."""
+    members: dict[str, dict[str, list[int]]] = {}
+    for position, path in enumerate(paths):
+        folder, name = os.path.split(os.path.join(root, path))
+        members.setdefault(folder, {}).setdefault(name, []).append(position)
+    missing = []
+    for folder, names in members.items():
+        # A folder may spell accents in other code points, or cannot be listed: such a file is asked for itself.
+        absent = [name for name in names.keys() - _names_in(folder) if not os.path.exists(os.path.join(folder, name))]
+        missing += [position for name in absent for position in names[name]]
+    return sorted(missing)
+
+
+def _names_in(folder: str) -> set[str]:
+    """Everything in a folder that needs no second look: a link may lead nowhere."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if not entry.is_symlink()}
+    except (OSError, ValueError):
+        return set()
 
 
 def _sorted_classes(names: set[str]) -> tuple[str, ...]:

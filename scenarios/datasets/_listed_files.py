@@ -145,15 +145,15 @@ def _digest(part: LabelledFiles, sizes: np.ndarray, class_names: Sequence[str]) 
 
 
 def _label_notes(part: LabelledFiles, class_names: Sequence[str], word: str) -> list[str]:
-    """What is unusual about the labels of a part, counted."""
+    """What is unusual about the labels of a part, counted, beside what the plan of the stream tells of training."""
     notes = []
     blank = np.count_nonzero(~part.targets.any(axis=1))
-    if blank:
-        notes.append(f"{blank} of {len(part.names)} {word} images have no label; no stream or evaluation uses them")
+    if blank and word == "test":
+        notes.append(f"{blank} of {len(part.names)} test images have no label; no evaluation uses them")
     absent = np.flatnonzero(class_counts(part.targets, len(class_names)) == 0)
-    if len(absent):
+    if len(absent) and word == "test":
         notes.append(
-            f"{len(absent)} of {len(class_names)} classes have no {word} image (first: {class_names[absent[0]]!r})"
+            f"{len(absent)} of {len(class_names)} classes have no test image (first: {class_names[absent[0]]!r})"
         )
     if part.known is not None and not part.known.all():
         notes.append(f"{np.count_nonzero(~part.known)} labels of {word} images are neither positive nor negative")

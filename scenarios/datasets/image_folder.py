@@ -55,7 +55,19 @@ def check(settings: ImageFolderSettings) -> None:
     Raises:
         DataError: what is wrong, where, and what to do.
     """
-    _choose(list_images(settings.root, settings.file_list, several=settings.multi_label), settings)
+    select(settings)
+
+
+def select(settings: ImageFolderSettings) -> tuple[Listing, Selection]:
+    """The images on disk and those of both parts, without opening one.
+
+    Raises:
+        DataError: a missing folder or file, an empty or untested class.
+    """
+    listing = list_images(settings.root, settings.file_list, several=settings.multi_label)
+    if not settings.skip_unreadable:
+        listing.refuse_missing()
+    return listing, _choose(listing, settings)
 
 
 def load(
@@ -71,8 +83,7 @@ def load(
     Raises:
         DataError: a missing folder, an empty or untested class, an unreadable file.
     """
-    listing = list_images(settings.root, settings.file_list, several=settings.multi_label)
-    selection = _choose(listing, settings)
+    listing, selection = select(settings)
     total = len(selection.train) + len(selection.test)
     decoder, cached, decoding_notes = plan_decoding(settings, image_size, total)
 
@@ -110,7 +121,7 @@ def load(
 
 
 @dataclass(frozen=True)
-class _Selection:
+class Selection:
     """Positions in the listing of both parts, and how they were found."""
 
     train: np.ndarray
@@ -119,10 +130,11 @@ class _Selection:
     notes: list[str]
 
 
-def _choose(listing: Listing, settings: ImageFolderSettings) -> _Selection:
+def _choose(listing: Listing, settings: ImageFolderSettings) -> Selection:
     """Split, check the classes, draw the subset."""
     if listing.is_test is None:
         test_pct = DEFAULT_TEST_PCT if settings.test_pct is None else settings.test_pct
+        _check_divisible(listing)
         train, test = stratified_split(
             listing.targets, listing.class_names, test_pct=test_pct, seed=settings.split_seed
         )
@@ -138,7 +150,17 @@ def _choose(listing: Listing, settings: ImageFolderSettings) -> _Selection:
         split, notes = "given by the data", []
     _check_classes(listing, train, test, settings)
     subset, subset_notes = training_subset(listing.targets[train], listing.class_names, settings)
-    return _Selection(train[subset], test, split, notes + subset_notes)
+    return Selection(train[subset], test, split, notes + subset_notes)
+
+
+def _check_divisible(listing: Listing) -> None:
+    """A class without a given split needs two images."""
+    for name, count in zip(listing.class_names, class_counts(listing.targets, len(listing.class_names)), strict=True):
+        if count == 1:
+            raise DataError(
+                f"{listing.source}: class {name!r} has 1 image, which cannot be split into train and test; "
+                f"add images or remove the class{listing.advice_on(name)}"
+            )
 
 
 def _check_classes(
@@ -154,8 +176,8 @@ def _check_classes(
         more = f" (and {len(lacking) - 1} more classes)" if len(lacking) > 1 else ""
         advice = " or set dataset.allow_untested_classes=true" if word == "test" and len(positions) else ""
         raise DataError(
-            f"{listing.root}: class {lacking[0]!r}{more} has no {kind}{word} image; add some, remove the class"
-            f"{',' if advice else ''}{advice}"
+            f"{listing.source}: class {lacking[0]!r}{more} has no {kind}{word} image; add some, remove the class"
+            f"{',' if advice else ''}{advice}{listing.advice_on(lacking[0])}"
         )
 
 
@@ -179,9 +201,10 @@ def _dataset(listing: Listing, part: _ReadPart, identity: dict[str, str | int], 
     own_notes = list(notes)
     if part.files.skipped:
         own_notes.append(f"{len(part.files.skipped)} unreadable files were left out of {identity['part']}")
-    if targets.ndim == 2 and not targets.any(axis=1).all():
+    # Of training images without a label the plan of the stream tells.
+    if identity["part"] == "test" and targets.ndim == 2 and not targets.any(axis=1).all():
         blank = np.count_nonzero(~targets.any(axis=1))
-        own_notes.append(f"{blank} {identity['part']} images have no label")
+        own_notes.append(f"{blank} test images have no label")
     return ImageDataset(
         part.files.pixels,
         targets,

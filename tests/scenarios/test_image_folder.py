@@ -437,7 +437,7 @@ def test_missing_file_in_list(tmp_path):
     save(tmp_path / "b.png", 2)
     table = tmp_path / "list.csv"
     table.write_text("path,label,split\na.png,x,train\nb.png,x,test\nc.png,x,train\n")
-    refused(tmp_path / "c.png", "no such file", file_list=str(table), checked=False)
+    refused(f"{table} line 4: no file {tmp_path / 'c.png'};", "dataset.skip_unreadable=true", file_list=str(table))
     train, _ = load(file_list=str(table), skip_unreadable=True)
     assert train.skipped == (f"{tmp_path / 'c.png'}: no such file",)
 

@@ -1,6 +1,7 @@
 """`image_folder` with several labels an image: CSV and JSON lines, and one clear line for each fault."""
 
 import json
+import time
 import unicodedata
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_csv(images, header):
     assert train.targets.tolist() == [[1, 1], [0, 1], [0, 0]]
     assert test.targets.tolist() == [[1, 1], [0, 0]]
     assert (train.multi_label, train.targets.dtype, train.known) == (True, np.uint8, None)
-    assert train.notes == ("1 train images have no label",)
+    assert train.notes == ()  # every stream reports training images that it never presents
     assert test.notes == ("1 test images have no label",)
     assert Settings(labels="several").multi_label
     assert not Settings().multi_label
@@ -140,9 +141,40 @@ def test_json_lines_with_one_label(images):
         )
 
 
-def test_semicolons_are_part_of_the_name_where_there_is_one_label(images):
-    train, _ = load(write(images, "path,label,split\na.png,x;y,train\nb.png,x;y,test\n"), labels="one")
+def test_several_labels_never_become_one_class(images):
+    table = write(images, "path,label,split\na.png,x,train\nb.png,x;y,test\n")
+    refused(f"{table} line 3: 'x;y'", "set dataset.labels=several", ".jsonl", table=table, labels="one")
+    table = write(images, lines(("a.png", ["x"])) + '{"path": "b.png", "label": "x;y"}\n', "list.jsonl")
+    for labels in ("one", "several"):
+        refused(f"{table} line 2: 'x;y'", '"labels": ["x", "y"]', table=table, labels=labels)
+    text = lines(("a.png", ["x;y"], "train"), ("b.png", ["x;y"], "test"))
+    train, _ = load(write(images, text, "list.jsonl"), labels="one")
     assert train.class_names == ("x;y",)
+
+
+@pytest.mark.parametrize("separator", ["|", ",", "/"])
+@pytest.mark.parametrize("split", [("", "", ""), (",train", ",train", ",test")])
+def test_other_separators_are_hinted_at(images, separator, split):
+    labels = ["x", "x", f'"x{separator}y"']
+    rows = [f"{name}.png,{label}{part}" for name, label, part in zip("abc", labels, split, strict=True)]
+    table = write(images, "\n".join(["path,label,split" if split[0] else "path,label", *rows]))
+    refused(f"dataset.file_list={table}: class 'x{separator}y'", "labels are separated with ;", table=table)
+
+
+def test_json_lines_have_no_separators_to_hint_at(images):
+    table = write(images, lines(("a.png", ["x|y"], "train"), ("b.png", ["x"], "test")), "list.jsonl")
+    with pytest.raises(DataError, match=r"dataset\.file_list=.*no training image") as refusal:
+        load(table)
+    assert "separated" not in str(refusal.value)
+
+
+def test_json_lines_take_a_label_beside_labels(images):
+    text = '{"path": "a.png", "label": "x", "split": "train"}\n' + lines(("b.png", ["x"], "test"))
+    train, test = load(write(images, text, "list.jsonl"), labels="one")
+    assert (train.targets.tolist(), test.targets.tolist()) == ([0], [0])
+    train, _ = load(tmp_list := write(images, text, "list.jsonl"))
+    assert train.targets.tolist() == [[1]]
+    refused("line 1", "empty label", table=write(images, '{"path": "a.png", "label": ""}\n', tmp_list.name))
 
 
 def test_folders_cannot_say_several_labels(images):
@@ -178,7 +210,9 @@ def test_faulty_csv(images, text, needles):
         ("{'path': 'a.png'}\n", ("line 1: not JSON", '"labels": ["x", "y"]')),
         ("[" * 9999, ("line 1: not JSON",)),
         ("[]\n", ("line 1", "keys path and labels")),
-        ('{"path": "a.png", "label": ["x"]}\n', ("line 1", "keys path and labels")),
+        ('{"path": "a.png", "label": ["x"]}\n', ("line 1", "label one text")),
+        ('{"path": "a.png"}\n', ("line 1", "keys path and labels (or label)")),
+        ('{"path": "a.png", "label": "x", "labels": ["x"]}\n', ("line 1", "no others")),
         ('{"path": "a.png", "labels": ["x"], "part": "x"}\n', ("line 1", "no others")),
         ('{"path": "a.png", "labels": "x"}\n', ("line 1", "a list of texts")),
         ('\n{"path": "a.png", "labels": [3]}\n', ("line 2", "a list of texts")),
@@ -194,6 +228,31 @@ def test_faulty_csv(images, text, needles):
 )
 def test_faulty_json_lines(images, text, needles):
     refused(*needles, table=write(images, text, "list.jsonl"))
+
+
+def test_missing_files_are_found_before_anything_is_decoded(images):
+    text = "path,label\na.png,x\nb.png,x\n\nnowhere/q.png,x\nz.png,x\n"
+    table = write(images, text)
+    needles = (f"{table} line 5: no file {images / 'nowhere' / 'q.png'} (2 of 4 files are missing)", "dataset.root")
+    refused(*needles, "dataset.skip_unreadable=true", table=table)
+    check_dataset("image_folder", Settings(labels="several", file_list=str(table), skip_unreadable=True))
+    text = lines(*((f"{name}.png", ["x"]) for name in "abz"))
+    table = write(images, text, "list.jsonl")
+    refused(f"{table} line 3: no file {images / 'z.png'};", table=table)
+    (images / "b.png").unlink()
+    (images / "b.png").symlink_to("gone.png")
+    refused(f"{table} line 2: no file {images / 'b.png'} (2 of 3", table=table)
+
+
+def test_long_lists_are_checked_in_a_moment(tmp_path):
+    for number in range(20_000):
+        (tmp_path / f"{number}.png").touch()
+    table = write(tmp_path, "path,label\n" + "".join(f"{number}.png,{number % 7}\n" for number in range(20_000)))
+    start = time.perf_counter()
+    check_dataset("image_folder", Settings(file_list=str(table)))
+    assert time.perf_counter() - start < 2  # 0.2 s on an idle core
+    (tmp_path / "19999.png").unlink()
+    refused("line 20001: no file", table=table, labels="one")
 
 
 def test_wrong_kinds_of_file(images):
