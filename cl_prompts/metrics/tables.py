@@ -220,7 +220,7 @@ def _evaluated_classes(summary: Summary) -> list[str]:
     names = ("map_last_classes", "exposed_classes", "map_last_unlabelled_classes")
     measured, seen, unlabelled = (int(summary.get(name) or 0) for name in names)
     words = f"mAP over {classes_in_words(measured, seen)}"
-    lines = [f"{words}; the others have no positive test label" if measured < seen else words]
+    lines = [f"{words}; the others have no test positive" if measured < seen else words]
     if unlabelled:
         lines.append(f"{unlabelled} seen {_plural('class', unlabelled)} evaluated without a positive label in training")
     return lines

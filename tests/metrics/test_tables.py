@@ -168,11 +168,11 @@ def test_basis_says_over_how_many_of_the_seen_classes_map_is_a_mean():
     # Column 2 has no positive test label; the last column is not seen, whatever it is.
     assert lines([0, 0, 0, 0, 2])[:2] == [
         "ap_forgetting over 0 classes",
-        "mAP over 3 of 4 seen classes; the others have no positive test label",
+        "mAP over 3 of 4 seen classes; the others have no test positive",
     ]
     assert lines([2, 0, 2, 0, 2])[2] == "2 seen classes evaluated without a positive label in training"
     assert lines([2, 0, 0, 0, 2])[2] == "1 seen class evaluated without a positive label in training"
-    assert lines([0] * 5, 1 - targets)[1] == "mAP over 3 of 4 seen classes; the others have no positive test label"
+    assert lines([0] * 5, 1 - targets)[1] == "mAP over 3 of 4 seen classes; the others have no test positive"
     whole = lines([0] * 5, np.array([[1, 0, 1, 1, 1], [0, 1, 0, 1, 1]]))
     assert whole[1] == "mAP over 4 seen classes"
     assert "training" not in "".join(whole)
