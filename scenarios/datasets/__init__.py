@@ -20,6 +20,7 @@ __all__ = [
     "Progress",
     "check_dataset",
     "dataset_names",
+    "known_num_classes",
     "load_dataset",
     "read_dataset_settings",
 ]
@@ -58,6 +59,21 @@ def check_dataset(name: str, settings: DatasetSettings | None = None) -> None:
     check = getattr(module, "check", None)
     if check is not None:
         check(settings)
+
+
+def known_num_classes(name: str, settings: DatasetSettings | None = None) -> int | None:
+    """Number of classes where it is known without loading: of fixed data sets, and of images that can be listed.
+
+    Args:
+        name: a name of `dataset_names()`.
+        settings: settings of that data set; None takes its defaults.
+
+    Raises:
+        DataError: unknown name, or settings of another data set.
+    """
+    module, settings = _resolve(name, settings)
+    count = getattr(module, "num_classes", None)
+    return None if count is None else count(settings)
 
 
 def load_dataset(

@@ -19,6 +19,9 @@ from scenarios.errors import DataError
 CELLS = 4
 """Cells of a mosaic: two rows of two."""
 
+PART_KEYS = ("images_train", "images_test")
+"""Settings with the number of mosaics of each part."""
+
 
 def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
@@ -77,6 +80,7 @@ def compose(
     *,
     images: int,
     seed: Sequence[int],
+    key: str = "images_train",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mosaics of whole images, a pure function of its arguments.
 
@@ -91,6 +95,7 @@ def compose(
         settings: cardinality and attraction.
         images: mosaics to compose, at least one a class.
         seed: entropy of NumPy's PCG64.
+        key: the setting that `images` is, for the error.
 
     Returns:
         Mosaics uint8 `(images, 3, 2 * side, 2 * side)` and their labels, multi-hot uint8 `(images, num_classes)`.
@@ -98,20 +103,10 @@ def compose(
     Raises:
         DataError: fewer images than classes, or fewer classes than labels in a mosaic.
     """
-    numbers = _label_numbers(settings.cardinality_pct, images)
     present = np.unique(targets)
-    if images < len(present):
-        raise DataError(
-            f"{images} mosaics cannot show {len(present)} classes; raise dataset.images_train and "
-            f"dataset.images_test to at least {len(present)}"
-        )
-    if numbers.max() > len(present):
-        raise DataError(
-            f"dataset.cardinality_pct={list(settings.cardinality_pct)} wants {numbers.max()} labels in a mosaic but "
-            f"there are {len(present)} classes; set the later numbers to 0"
-        )
+    refuse_impossible(len(present), settings, images=images, key=key)
     generator = np.random.Generator(np.random.PCG64(list(seed)))
-    numbers = generator.permutation(numbers)
+    numbers = generator.permutation(_label_numbers(settings.cardinality_pct, images))
     leading = generator.permutation(present[np.arange(images) % len(present)])
     decks = {label: _Deck(np.flatnonzero(targets == label), generator) for label in present.tolist()}
     placed: list[tuple[int, int, int]] = []  # mosaic, cell, source image
@@ -122,6 +117,30 @@ def compose(
         cells = generator.permutation(CELLS)[:number].tolist()
         placed += [(mosaic, cell, decks[label].draw()) for cell, label in zip(cells, labels, strict=True)]
     return _paint(pixels, np.array(placed), images), rows
+
+
+def refuse_impossible(classes: int, settings: MosaicSettings, *, images: int, key: str) -> None:
+    """Make sure that mosaics can be composed, which needs no image.
+
+    Args:
+        classes: number of classes that have a source image.
+        settings: cardinality.
+        images: mosaics to compose.
+        key: the setting that `images` is.
+
+    Raises:
+        DataError: fewer images than classes, or fewer classes than labels in a mosaic.
+    """
+    if images < classes:
+        raise DataError(
+            f"dataset.{key}={images}: so few mosaics cannot show {classes} classes; set it to at least {classes}"
+        )
+    most = int(_label_numbers(settings.cardinality_pct, images).max())
+    if most > classes:
+        raise DataError(
+            f"dataset.cardinality_pct={list(settings.cardinality_pct)} wants {most} labels in a mosaic but "
+            f"there are {classes} classes; set the later numbers to 0"
+        )
 
 
 def _paint(pixels: PixelSource, placed: np.ndarray, images: int) -> np.ndarray:
@@ -171,10 +190,16 @@ def mosaic_datasets(
     """
     words = f"cardinality_pct={list(settings.cardinality_pct)}, attraction_pct={settings.attraction_pct}"
     made = [
-        compose(pixels, targets, len(class_names), settings, images=images, seed=(settings.mosaic_seed, number))
-        for number, ((pixels, targets), images) in enumerate(
-            zip(parts, (settings.images_train, settings.images_test), strict=True)
+        compose(
+            pixels,
+            targets,
+            len(class_names),
+            settings,
+            images=getattr(settings, key),
+            seed=(settings.mosaic_seed, number),
+            key=key,
         )
+        for number, ((pixels, targets), key) in enumerate(zip(parts, PART_KEYS, strict=True))
     ]
     (train_pixels, train_rows), (test_pixels, test_rows) = made
     chosen, subset_notes = training_subset(train_rows, class_names, settings)

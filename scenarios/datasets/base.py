@@ -4,7 +4,7 @@ One label an image is a class id; several are a multi-hot row, one column a clas
 
 A data set is one file of this folder with two names in it: one subclass of `DatasetSettings` and
 `load(settings, *, image_size, progress) -> (train, test)`. A file may add `check(settings)`, which finds what is
-missing without importing anything heavy.
+missing without importing anything heavy, and `num_classes(settings) -> int | None`, known before loading.
 """
 
 from __future__ import annotations

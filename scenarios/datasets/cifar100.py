@@ -16,6 +16,11 @@ class Cifar100Settings(CifarSettings):
     """Settings of CIFAR-100."""
 
 
+def num_classes(settings: Cifar100Settings) -> int:
+    """Classes of the data set, whatever the settings."""
+    return 100
+
+
 def check(settings: Cifar100Settings) -> None:
     """Refuse at once what neither exists nor may be downloaded."""
     check_cifar(settings, name="cifar100", folder="cifar-100-python")

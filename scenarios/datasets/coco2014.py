@@ -25,6 +25,9 @@ _STEPS = (
     "dataset.root to it"
 )
 
+_OFFICIAL_BYTES = 100_000_000
+"""The official training annotations are more than three times as large, toys in their format far smaller."""
+
 
 class Coco2014Settings(ImageFilesSettings):
     """Settings of COCO 2014, or of another set in its format."""
@@ -46,6 +49,16 @@ class Coco2014Settings(ImageFilesSettings):
     def multi_label(self) -> bool:
         """True: a photograph shows several classes."""
         return True
+
+
+def num_classes(settings: Coco2014Settings) -> int | None:
+    """80 of the official annotations; None where other ones are named or lie in their place."""
+    if settings.train_annotations != Coco2014Settings().train_annotations:
+        return None
+    path = _root(settings) / settings.train_annotations
+    if settings.root is not None and path.is_file() and path.stat().st_size < _OFFICIAL_BYTES:
+        return None
+    return 80
 
 
 def check(settings: Coco2014Settings) -> None:

@@ -23,6 +23,11 @@ class DigitMosaicsSettings(MosaicSettings):
     """Settings of mosaics of the bundled digits."""
 
 
+def num_classes(settings: DigitMosaicsSettings) -> int:
+    """Classes of the data set, whatever the settings."""
+    return len(NAMES)
+
+
 def load(
     settings: DigitMosaicsSettings, *, image_size: int = 2 * CELL, progress: Progress | None = None
 ) -> tuple[ImageDataset, ImageDataset]:

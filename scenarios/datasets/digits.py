@@ -26,6 +26,11 @@ class DigitsSettings(DatasetSettings):
     test_pct: int = Field(20, ge=1, le=99, description="per cent of each class kept for testing")
 
 
+def num_classes(settings: DigitsSettings) -> int:
+    """Classes of the data set, whatever the settings."""
+    return len(NAMES)
+
+
 def load(
     settings: DigitsSettings, *, image_size: int = SIDE, progress: Progress | None = None
 ) -> tuple[ImageDataset, ImageDataset]:

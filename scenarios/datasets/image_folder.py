@@ -58,6 +58,14 @@ def check(settings: ImageFolderSettings) -> None:
     select(settings)
 
 
+def num_classes(settings: ImageFolderSettings) -> int | None:
+    """Classes of the listed images; None where these cannot be listed, which `check` explains."""
+    try:
+        return len(list_images(settings.root, settings.file_list, several=settings.multi_label).class_names)
+    except DataError:
+        return None
+
+
 def select(settings: ImageFolderSettings) -> tuple[Listing, Selection]:
     """The images on disk and those of both parts, without opening one.
 

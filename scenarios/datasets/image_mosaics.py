@@ -10,7 +10,7 @@ from pydantic import Field
 
 from scenarios.datasets import image_folder
 from scenarios.datasets._image_files import ImageFilesSettings
-from scenarios.datasets._mosaics import MosaicSettings, mosaic_datasets
+from scenarios.datasets._mosaics import PART_KEYS, MosaicSettings, mosaic_datasets, refuse_impossible
 from scenarios.datasets.base import ImageDataset, Progress
 
 
@@ -33,12 +33,20 @@ class ImageMosaicsSettings(MosaicSettings, ImageFilesSettings):
 
 
 def check(settings: ImageMosaicsSettings) -> None:
-    """Find a missing folder, an empty or untested class and the like, without opening an image.
+    """Find a missing folder, an untested class, too few mosaics for the classes and the like, opening no image.
 
     Raises:
         DataError: what is wrong, where, and what to do.
     """
-    image_folder.check(_source_settings(settings, 1))
+    listing, selection = image_folder.select(_source_settings(settings, 1))
+    for key, positions in zip(PART_KEYS, (selection.train, selection.test), strict=True):
+        classes = len(np.unique(listing.targets[positions]))
+        refuse_impossible(classes, settings, images=getattr(settings, key), key=key)
+
+
+def num_classes(settings: ImageMosaicsSettings) -> int | None:
+    """Classes of the images; None where these cannot be listed."""
+    return image_folder.num_classes(_source_settings(settings, 1))
 
 
 def load(
@@ -52,8 +60,9 @@ def load(
         progress: called with (files done, files in all).
 
     Raises:
-        DataError: see `image_folder` and `_mosaics.compose`.
+        DataError: see `check`; an unreadable file.
     """
+    check(settings)
     cell = max((settings.size or image_size) // 2, 1)
     sources = image_folder.load(_source_settings(settings, cell), image_size=cell, progress=progress)
     train, test = sources

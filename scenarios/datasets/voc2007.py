@@ -55,6 +55,11 @@ class Voc2007Settings(ImageFilesSettings):
         return True
 
 
+def num_classes(settings: Voc2007Settings) -> int:
+    """Classes of the data set, whatever the settings."""
+    return len(CLASS_NAMES)
+
+
 def check(settings: Voc2007Settings) -> None:
     """Refuse at once class lists that are neither there nor to be downloaded.
 

@@ -156,7 +156,7 @@ def test_partners_are_mutual(classes):
 
 def test_what_cannot_be_composed():
     pixels, targets = numbered_images(12, 1)
-    with pytest.raises(DataError, match=r"11 mosaics cannot show 12 classes; raise dataset\.images_train"):
+    with pytest.raises(DataError, match=r"dataset\.images_train=11: so few mosaics cannot show 12 classes"):
         compose(pixels, targets, 12, MosaicSettings(), images=11, seed=(0,))
     pixels, targets = numbered_images(3, 1)
     with pytest.raises(DataError, match=r"dataset\.cardinality_pct=\[25, 40, 25, 10\] wants 4 labels .* 3 classes"):
@@ -235,6 +235,35 @@ def test_own_mosaics_do_not_depend_on_memory(folder):
     assert load_own(folder, size=20)[0].image_shape == (20, 20)
     assert load_own(folder, image_size=9)[0].image_shape == (8, 8)
     assert load_own(folder, mosaic_seed=1)[0].identity["sha256"] != cached[0].identity["sha256"]
+
+
+@pytest.mark.parametrize(
+    "values, text, others",
+    [
+        ({"images_train": 10}, "dataset.images_train=10: so few mosaics cannot show 12 classes; set", "images_test"),
+        ({"images_test": 11}, "dataset.images_test=11: so few mosaics cannot show 12 classes; set", "images_train"),
+        ({"file_list": "three.csv"}, "dataset.cardinality_pct=[25, 40, 25, 10] wants 4 labels", "images_"),
+    ],
+)
+def test_own_mosaics_that_cannot_be_composed_open_no_image(tmp_path, monkeypatch, values, text, others):
+    rows = [f"{number}.png,class {number % 12}" for number in range(24)]
+    for number in range(24):
+        (tmp_path / f"{number}.png").touch()
+    (tmp_path / "list.csv").write_text("path,label\n" + "\n".join(rows))
+    (tmp_path / "three.csv").write_text(
+        "path,label\n" + "\n".join(row for row in rows if row[-2:] in (" 0", " 1", " 2"))
+    )
+    monkeypatch.setattr("scenarios.datasets._decoding._read", lambda path: pytest.fail("an image was opened"))
+    values = {"file_list": "list.csv"} | values
+    chosen = Own(**values | {"file_list": str(tmp_path / values["file_list"]), "test_pct": 50})
+    for refused in (
+        lambda: check_dataset("image_mosaics", chosen),
+        lambda: load_dataset("image_mosaics", chosen, image_size=8),
+    ):
+        with pytest.raises(DataError) as refusal:
+            refused()
+        assert text in str(refusal.value)
+        assert others not in str(refusal.value)
 
 
 def test_own_mosaics_refuse_what_image_folder_refuses(folder, tmp_path):
