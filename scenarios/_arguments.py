@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from scenarios.errors import PlanError
 from scenarios.settings import Settings
@@ -25,8 +26,14 @@ def checked(kind: type[SettingsT], stream: str, **values: Any) -> SettingsT:
     try:
         return kind(**{key: plain(value) for key, value in values.items()})
     except ValidationError as error:
-        parts = [f"{'.'.join(map(str, one['loc']))}={one['input']!r}: {one['msg']}" for one in error.errors()]
+        parts = [f"{'.'.join(map(str, one['loc']))}={one['input']!r}: {_reason(one)}" for one in error.errors()]
         raise PlanError(f"{stream} stream: {'; '.join(parts)}") from None
+
+
+def _reason(details: ErrorDetails) -> str:
+    """What a validator of this project says, without the frame that pydantic puts around it."""
+    cause = details.get("ctx", {}).get("error")
+    return details["msg"] if cause is None else str(cause)
 
 
 def plain(value: Any) -> Any:
@@ -66,15 +73,36 @@ def class_order(order: Any, num_classes: int, allowed: str) -> list[int]:
     Raises:
         PlanError: no permutation of `0..num_classes - 1`; `allowed` says what else may be given.
     """
-    order = plain(order)
-    given = [plain(one) for one in order] if isinstance(order, Sequence) and not isinstance(order, str) else []
-    whole = all(isinstance(one, int) and not isinstance(one, bool) for one in given)
-    if not whole or sorted(given) != list(range(num_classes)):
+    given = _permutation(order)
+    if given is None or len(given) != num_classes:
+        order = plain(order)
         shown = list(order) if isinstance(order, tuple) else order
         raise PlanError(
             f"order={shown!r}: give {allowed}, or a list of the {num_classes} class ids 0..{num_classes - 1}, each once"
         )
+    return list(given)
+
+
+def order_setting(order: Any, allowed: str) -> tuple[int, ...]:
+    """`order` as the class ids of a settings field, before the number of classes is known.
+
+    Raises:
+        ValueError: not every whole number from 0 once; `allowed` says what else may be given.
+    """
+    given = _permutation(order)
+    if given is None:
+        raise ValueError(f"give {allowed}, or a list of all class ids, each once")
     return given
+
+
+def _permutation(order: Any) -> tuple[int, ...] | None:
+    """`order` as class ids, or None where it is no permutation of whole numbers from 0."""
+    order = plain(order)
+    if not isinstance(order, Sequence) or isinstance(order, str):
+        return None
+    given = tuple(plain(one) for one in order)
+    whole = all(isinstance(one, int) and not isinstance(one, bool) for one in given)
+    return given if whole and sorted(given) == list(range(len(given))) else None
 
 
 def as_tuple(value: Any) -> Any:

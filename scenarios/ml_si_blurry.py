@@ -15,9 +15,17 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from scenarios._arguments import LARGEST_SEED, ClassIds, checked, class_order, names_of_classes, plain, whole_number
+from scenarios._arguments import (
+    LARGEST_SEED,
+    ClassIds,
+    checked,
+    class_order,
+    names_of_classes,
+    order_setting,
+    whole_number,
+)
 from scenarios._label_matrix import BoolMatrix, LabelMatrix, label_matrix
 from scenarios._plan_measures import BLURRY, DISJOINT
 from scenarios.errors import PlanError
@@ -33,6 +41,7 @@ GENERATOR_VERSION = "1"
 IntegerArray = npt.NDArray[np.int64]
 
 _HOME_DRAWS = 1000
+_OTHER_ORDERS = "null for a drawn order"
 
 
 class MLSiBlurrySettings(MultiLabelEvaluationSettings):
@@ -52,6 +61,11 @@ class MLSiBlurrySettings(MultiLabelEvaluationSettings):
     order: ClassIds | None = Field(
         None, description="class ids in the order in which they become disjoint, then blurry; null: drawn"
     )
+
+    @field_validator("order", mode="before")
+    @classmethod
+    def _one_order(cls, value: Any) -> tuple[int, ...] | None:
+        return None if value is None else order_setting(value, _OTHER_ORDERS)
 
 
 def ml_si_blurry_plan(
@@ -97,14 +111,14 @@ def ml_si_blurry_plan(
         blurry_sample_pct=blurry_sample_pct,
         cuts=cuts,
         allow_empty_sessions=allow_empty_sessions,
-        order=None if order is None else list(plain(order)),
+        order=order,
     )
     seed = whole_number("seed", seed, 0, LARGEST_SEED)
     stream_batch = whole_number("stream_batch", stream_batch, 1, 2**31)
     labels = label_matrix(targets)
     classes = labels.shape[1]
     names = names_of_classes(class_names, classes)
-    given = None if settings.order is None else class_order(settings.order, classes, "null for a drawn order")
+    given = None if settings.order is None else class_order(settings.order, classes, _OTHER_ORDERS)
 
     # One generator; the order of the draws below is part of the definition.
     draws = np.random.Generator(np.random.PCG64(seed))

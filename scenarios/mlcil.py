@@ -7,6 +7,7 @@ is base=0, increment=10; `B40-C10` is base=40, increment=10), with the class ord
 
 from __future__ import annotations
 
+import math
 import platform
 import random
 import warnings
@@ -16,9 +17,17 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from scenarios._arguments import LARGEST_SEED, ClassIds, checked, class_order, names_of_classes, plain, whole_number
+from scenarios._arguments import (
+    LARGEST_SEED,
+    ClassIds,
+    checked,
+    class_order,
+    names_of_classes,
+    order_setting,
+    whole_number,
+)
 from scenarios._label_matrix import label_matrix
 from scenarios._plan_measures import DISJOINT
 from scenarios.errors import PlanError
@@ -26,10 +35,20 @@ from scenarios.multi_label_plan import MultiLabelPlan
 from scenarios.multi_label_settings import MultiLabelEvaluationSettings
 from scenarios.plan import StreamPlanWarning
 
-__all__ = ["MLCILSettings", "evaluation_images", "mlcil_plan", "multi_label_plan", "task_indices"]
+__all__ = [
+    "MLCILSettings",
+    "check_task_division",
+    "evaluation_images",
+    "mlcil_plan",
+    "multi_label_plan",
+    "task_indices",
+]
 
 GENERATOR_VERSION = "1"
 """Rises whenever the same arguments give another stream."""
+
+_NAMED_ORDERS = ("alphabetical", "random")
+_OTHER_ORDERS = "alphabetical, random (drawn with the seed, which is set apart)"
 
 
 class MLCILSettings(MultiLabelEvaluationSettings):
@@ -42,6 +61,11 @@ class MLCILSettings(MultiLabelEvaluationSettings):
         description="classes by name (published), random (Python's random.shuffle with the seed of the plan, as"
         " released), or a list of all class ids",
     )
+
+    @field_validator("order", mode="before")
+    @classmethod
+    def _one_order(cls, value: Any) -> str | tuple[int, ...]:
+        return value if isinstance(value, str) and value in _NAMED_ORDERS else order_setting(value, _OTHER_ORDERS)
 
 
 def multi_label_plan(
@@ -65,22 +89,49 @@ def multi_label_plan(
     Raises:
         PlanError: classes that cannot be divided so, or an order that is no permutation.
     """
+    ends = _task_ends(num_classes, base, increment)
+    classes = _ordered_classes(num_classes, order, names_of_classes(class_names, num_classes))
+    return [classes[start:end] for start, end in pairwise([0, *ends])]
+
+
+def check_task_division(num_classes: int, base: int, increment: int) -> None:
+    """Refuse what `multi_label_plan` would refuse of these numbers, before any data is loaded.
+
+    Args:
+        num_classes: classes of the data set.
+        base: classes of the first task; 0 means `increment`.
+        increment: classes of every later task.
+
+    Raises:
+        PlanError: classes that cannot be divided so; names all increments that the base allows.
+    """
+    _task_ends(num_classes, base, increment)
+
+
+def _task_ends(num_classes: int, base: int, increment: int) -> list[int]:
+    """Classes of the tasks up to each of them; the last number is `num_classes`."""
     num_classes = whole_number("num_classes", num_classes, 1, 2**31)
     increment = whole_number("increment", increment, 1, 2**31)
     first = whole_number("base", base, 0, num_classes) or increment
+    advice = f"choose increment={_divisors(num_classes - base)}, or another base"
     if first > num_classes:
         raise PlanError(
-            f"base=0 with increment={increment}: the first task would have more than the {num_classes} classes; choose"
-            f" an increment of at most {num_classes}"
+            f"base=0 with increment={increment}: the first task would have more than the {num_classes} classes;"
+            f" {advice}"
         )
     if (num_classes - first) % increment:
         raise PlanError(
             f"base={base} with increment={increment}: the {num_classes - first} classes after the first task cannot be"
-            f" divided into tasks of {increment}; choose an increment that divides them, or another base"
+            f" divided into tasks of {increment}; {advice}"
         )
-    classes = _ordered_classes(num_classes, order, names_of_classes(class_names, num_classes))
-    ends = [0, *range(first, num_classes + 1, increment)]
-    return [classes[start:end] for start, end in pairwise(ends)]
+    return list(range(first, num_classes + 1, increment))
+
+
+def _divisors(number: int) -> str:
+    """All divisors in words: `1, 2 or 4`."""
+    small = [one for one in range(1, math.isqrt(number) + 1) if number % one == 0]
+    *most, last = map(str, sorted({*small, *(number // one for one in small)} or {1}))
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _ordered_classes(num_classes: int, order: Any, names: tuple[str, ...] | None) -> list[int]:
@@ -178,10 +229,12 @@ def mlcil_plan(
     Raises:
         PlanError: an argument out of range, unusable targets, or a task without an image.
     """
-    settings = checked(MLCILSettings, "MLCIL", base=base, increment=increment, order=plain(order))
+    settings = checked(MLCILSettings, "MLCIL", base=base, increment=increment, order=order)
     seed = whole_number("seed", seed, 0, LARGEST_SEED)
     labels = label_matrix(targets)
     names = names_of_classes(class_names, labels.shape[1])
+    if not isinstance(settings.order, str):
+        class_order(settings.order, labels.shape[1], _OTHER_ORDERS)
     asked = ("random", seed) if settings.order == "random" else settings.order
     tasks = multi_label_plan(labels.shape[1], settings.base, settings.increment, asked, class_names=names)
 

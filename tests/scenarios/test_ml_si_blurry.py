@@ -266,6 +266,14 @@ REFUSALS = {
     "percent": ({"blurry_sample_pct": 101}, "blurry_sample_pct=101"),
     "unknown cuts": ({"cuts": "odd"}, "cuts='odd'"),
     "order": ({"order": [0, 1]}, "order=[0, 1]: give null for a drawn order, or a list of the 12 class ids"),
+    "class twice": (
+        {"order": [0, 0]},
+        "order=[0, 0]: give null for a drawn order, or a list of all class ids, each once",
+    ),
+    "order in words": (
+        {"order": "rnd"},
+        "order='rnd': give null for a drawn order, or a list of all class ids, each once",
+    ),
     "batch": ({"stream_batch": 0}, "stream_batch=0: give a whole number from 1"),
     "seed": ({"seed": True}, "seed=True"),
     "no labels at all": ({"labels": np.zeros((3, 4), dtype=np.uint8)}, "no image has a label"),

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from scenarios.errors import PlanError
-from scenarios.mlcil import MLCILSettings, evaluation_images, mlcil_plan, multi_label_plan, task_indices
+from scenarios.mlcil import (
+    MLCILSettings,
+    check_task_division,
+    evaluation_images,
+    mlcil_plan,
+    multi_label_plan,
+    task_indices,
+)
 from scenarios.plan import ABSENT, DISJOINT, StreamPlanWarning
 
 GOLDEN = sorted((Path(__file__).parent.parent / "golden").glob("mlcil_split_case*.json"))
@@ -214,6 +222,62 @@ def test_description_counts_presentations_and_images():
 def test_short_streams_warn():
     with pytest.warns(StreamPlanWarning, match="MLCIL stream: 1 of 4 samples have no label"):
         mlcil_plan(LABELS)
+
+
+ORDERS = "give alphabetical, random (drawn with the seed, which is set apart), or a list of all class ids, each once"
+
+
+@pytest.mark.parametrize("order", ["rnd", ("random", 3), [0, 1, 2, 3, 3], [0, 1.0], [True, 0], 7, None])
+def test_orders_are_refused_with_what_every_way_in_takes(order):
+    with pytest.raises(PlanError) as refusal:
+        mlcil_plan(LABELS, order=order)
+    assert str(refusal.value) == f"MLCIL stream: order={order!r}: {ORDERS}"
+    with pytest.raises(ValidationError, match=re.escape(ORDERS)) as invalid:
+        MLCILSettings(order=order)
+    assert invalid.value.error_count() == 1
+
+
+def test_orders_of_other_classes_are_refused():
+    with pytest.raises(PlanError, match=r"give alphabetical, random \(drawn .* a list of the 4 class ids 0\.\.3"):
+        mlcil_plan(LABELS, order=[0, 1, 2])
+    assert quiet_plan(order=range(4)) == quiet_plan(order=np.arange(4)) == quiet_plan(order=(0, 1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    "arguments, advice",
+    [
+        ((20, 0, 3), "choose increment=1, 2, 4, 5, 10 or 20, or another base"),
+        ((20, 0, 21), "choose increment=1, 2, 4, 5, 10 or 20, or another base"),
+        ((20, 7, 2), "choose increment=1 or 13, or another base"),
+        ((20, 19, 2), "choose increment=1, or another base"),
+        ((20, 21, 2), "base=21: give a whole number from 0 to 20"),
+    ],
+)
+def test_divisions_name_what_is_possible(arguments, advice):
+    texts = []
+    for refused in (check_task_division, multi_label_plan):
+        with pytest.raises(PlanError, match=re.escape(advice)) as refusal:
+            refused(*arguments)
+        texts.append(str(refusal.value))
+    assert texts[0] == texts[1]
+
+
+@given(classes=st.integers(1, 30), base=st.integers(0, 30), increment=st.integers(1, 31))
+def test_named_increments_are_all_that_divide(classes, base, increment):
+    assume(base <= classes)
+    possible = []
+    for one in range(1, classes + 1):
+        try:
+            check_task_division(classes, base, one)
+        except PlanError:
+            continue
+        possible.append(one)
+        assert sum(map(len, multi_label_plan(classes, base, one))) == classes
+    try:
+        check_task_division(classes, base, increment)
+    except PlanError as refusal:
+        named = re.search("increment=([0-9, or]+), or another base", str(refusal))
+        assert [int(one) for one in re.findall("[0-9]+", named[1])] == possible
 
 
 PLAN_REFUSALS = {
