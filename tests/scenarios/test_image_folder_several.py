@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from scenarios.datasets import check_dataset, load_dataset, read_dataset_settings
+from scenarios.datasets._file_tables import read_table
 from scenarios.errors import DataError
 
 Settings = read_dataset_settings("image_folder")
@@ -251,6 +254,20 @@ def test_files_of_a_list_are_found_by_looking_into_folders(images, monkeypatch):
     monkeypatch.setattr("os.path.exists", lambda path: asked.append(str(path)) or exists(path))
     check_dataset("image_folder", Settings(file_list=str(write(images, "path,label\na.png,x\n./b.png,x\n"))))
     assert not [path for path in asked if path.endswith(".png")]
+
+
+def test_the_lists_of_the_manual_are_read(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "own_images.md").read_text(encoding="utf-8")
+    samples = [sample for sample in re.findall(r"```text\n(.*?)```", text, re.DOTALL) if "path" in sample]
+    for number in range(1, 5):
+        save(tmp_path / "photos" / f"{number}.jpg", number)
+    save(tmp_path / "photos" / "a, b.jpg", 5)
+    one, several, as_lines = samples
+    assert [row.labels for row in read_table(write(tmp_path, one), several=False)] == [("cat",), ("dog",)]
+    from_csv, from_lines = load(write(tmp_path, several)), load(write(tmp_path, as_lines, "list.jsonl"))
+    for part, same in zip(from_csv, from_lines, strict=True):
+        assert part.identity == same.identity
+    assert [part.targets.tolist() for part in from_csv] == [[[1, 1], [0, 0]], [[0, 1], [1, 0]]]
 
 
 def test_wrong_kinds_of_file(images):
