@@ -18,6 +18,7 @@ from avalanche.benchmarks.scenarios import ExperienceAttribute
 from scenarios._image_items import ImageSource, Transform
 from scenarios._presented_data import presented_data
 from scenarios.errors import DataError, PlanError
+from scenarios.multi_label_dataset import MultiLabelDataset, WithoutTaskLabels
 from scenarios.plan import StreamPlan
 from scenarios.plans import Plan
 from scenarios.si_blurry import si_blurry_plan
@@ -44,6 +45,11 @@ class PlannedBenchmark(CLScenario):
         self.plan = plan
         self.view = view
         self.sessions = sessions
+
+    @property
+    def n_classes(self) -> int:
+        """Classes of the data set, those that the stream leaves out included."""
+        return self.plan.num_classes
 
 
 def si_blurry_benchmark(
@@ -185,7 +191,8 @@ def benchmark_from_plan(
 
 
 def _experience(dataset: Any, task_label: int | None) -> DatasetExperience:
-    experience = DatasetExperience(dataset=dataset)
+    several = task_label is None and isinstance(dataset, MultiLabelDataset)
+    experience = (WithoutTaskLabels if several else DatasetExperience)(dataset=dataset)
     if task_label is not None:
         cast(Any, experience).task_label = task_label
         cast(Any, experience).task_labels = [task_label]

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
+from avalanche.benchmarks import DatasetExperience
+from avalanche.benchmarks.utils import AvalancheDataset, ConstantSequence, DataAttribute
+from avalanche.benchmarks.utils.utils import TaskSet
 
 from scenarios._image_items import ImageSource, Transform, image_tensor, task_labels, transform_groups
 from scenarios._label_tensor import LabelTensor
@@ -149,11 +151,38 @@ class MultiLabelDataset(AvalancheDataset):
 
     label_rows: LabelRows
     sample_ids: DataAttribute
+    targets_task_labels: DataAttribute
 
     @property
     def targets(self) -> ClassesOfLabels:
         """What Avalanche's class timeline reads: the classes with a visible positive, and no class id of an image."""
         return ClassesOfLabels(self.label_rows)
+
+    @property
+    def task_set(self) -> TaskSet:
+        """Avalanche's mapping of task labels to their parts."""
+        return TaskSet(self)
+
+
+class NoTaskLabels(NoClassIds, AttributeError):
+    """Task labels were asked of a benchmark without them; to `hasattr` and `getattr` they are simply not there."""
+
+
+class WithoutTaskLabels(DatasetExperience):
+    """An experience of images with several labels and no task label, which tells what to use instead."""
+
+    @property
+    def task_labels(self) -> list[int]:
+        """Refused.
+
+        Raises:
+            NoTaskLabels: always. Avalanche takes batches for triples as soon as an experience has task labels.
+        """
+        raise NoTaskLabels(
+            "this benchmark was made with task_label=None and has no task labels; give task_label=0 where a strategy"
+            " needs them; of several labels an image accuracy metrics would be meaningless: use mean average precision"
+            " (mAP), CF1 or OF1"
+        )
 
 
 def multi_label_dataset(
@@ -175,8 +204,11 @@ def multi_label_dataset(
     """
     rows = LabelRows(states)
     samples = [int(sample) for sample in samples]
+    # Without a task label Avalanche still finds the one task there is, but items stay pairs.
+    one_task = DataAttribute(ConstantSequence(0, len(samples)), "targets_task_labels", use_in_getitem=False)
+    tasks = task_labels(task_label, len(samples)) or [one_task]
     return MultiLabelDataset(
         [MultiLabelImages(source, samples, rows)],
-        data_attributes=[rows, DataAttribute(samples, "sample_ids"), *task_labels(task_label, len(samples))],
+        data_attributes=[rows, DataAttribute(samples, "sample_ids"), *tasks],
         transform_groups=transform_groups(transforms or {"train": None, "eval": None}),
     )

@@ -17,8 +17,9 @@ from avalanche.evaluation.metrics import (
     confusion_matrix_metrics,
     forgetting_metrics,
     loss_metrics,
+    topk_acc_metrics,
 )
-from avalanche.training import AGEM, EWC, Naive, Replay
+from avalanche.training import AGEM, EWC, LwF, Naive, Replay
 from avalanche.training.plugins import EvaluationPlugin
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader
@@ -355,8 +356,55 @@ def test_a_label_hidden_here_but_shown_elsewhere_reaches_no_item_here():
 def test_reading_a_hidden_label_gives_a_loss_that_is_no_number():
     experience = tasks(train_transform=as_float).train_stream[1]
     images, labels = next(iter(DataLoader(experience.dataset, batch_size=4)))
-    loss = torch.nn.BCEWithLogitsLoss()(TinyModel()(images), labels)
-    assert torch.isnan(loss)
+    assert torch.isnan(((TinyModel()(images) - labels) ** 2).mean())
+
+
+LOSSES = {
+    "BCEWithLogitsLoss": torch.nn.BCEWithLogitsLoss(),
+    "BCELoss": lambda logits, labels: torch.nn.BCELoss()(logits.sigmoid(), labels),
+    "MSELoss": torch.nn.MSELoss(),
+    "L1Loss": torch.nn.L1Loss(),
+    "SmoothL1Loss": torch.nn.SmoothL1Loss(),
+    "HuberLoss": torch.nn.HuberLoss(),
+    "MultiLabelSoftMarginLoss": torch.nn.MultiLabelSoftMarginLoss(),
+    "SoftMarginLoss": torch.nn.SoftMarginLoss(),
+    "CrossEntropyLoss": torch.nn.CrossEntropyLoss(),
+    "KLDivLoss": torch.nn.KLDivLoss(reduction="batchmean"),
+    "PoissonNLLLoss": torch.nn.PoissonNLLLoss(),
+    "HingeEmbeddingLoss": torch.nn.HingeEmbeddingLoss(),
+    "by name": lambda logits, labels: binary_cross_entropy_with_logits(input=logits, target=labels),
+    "labels as input": lambda logits, labels: torch.nn.functional.mse_loss(labels, logits),
+    "on another type": lambda logits, labels: torch.nn.BCEWithLogitsLoss()(logits, labels.double()),
+    "torch": lambda logits, labels: torch.binary_cross_entropy_with_logits(logits, labels),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_of_torch_refuse_hidden_labels_and_take_visible_ones(name):
+    loss = LOSSES[name]
+    experience = tasks(train_transform=as_float).train_stream[1]
+    images, labels = next(iter(DataLoader(experience.dataset, batch_size=4)))
+    logits = TinyModel()(images)
+    with pytest.raises(
+        DataError, match=r"labels .* hidden \(nan\).*cl_prompts\.labels\.VisibleLabelLoss\(\)"
+    ) as refusal:
+        loss(logits, labels)
+    assert "\n" not in str(refusal.value)
+    shown = [column for column in range(CLASSES) if not torch.isnan(labels[:, column]).any()]
+    plain = torch.from_numpy(experience.dataset.label_rows.array[:4][:, shown])
+    value = loss(logits[:, shown], labels[:, shown])
+    assert type(value) is torch.Tensor
+    assert torch.equal(value, loss(logits[:, shown], plain))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_stock_strategy_stops_at_hidden_labels_before_its_weights_change(num_workers):
+    benchmark = tasks(train_transform=as_float)
+    strategy = strategy_with(loss=torch.nn.BCEWithLogitsLoss())
+    before = strategy.model.head.weight.detach().clone()
+    with pytest.raises(DataError, match="as criterion, which reads visible labels only"):
+        train_on(strategy, benchmark, num_workers)
+    assert torch.equal(strategy.model.head.weight, before)
 
 
 # --- stock Avalanche -------------------------------------------------------------------------------------------------
@@ -367,14 +415,16 @@ STOCK = {
     "replay": (Replay, {"mem_size": 20}),
     "ewc": (EWC, {"ewc_lambda": 0.1}),
     "agem": (AGEM, {"patterns_per_exp": 10, "sample_size": 5}),
+    "lwf": (LwF, {"alpha": 1.0, "temperature": 2.0}),
 }
 
 
 @every_stream
+@pytest.mark.parametrize("task_label", [None, 0])
 @pytest.mark.parametrize("name", STOCK)
-def test_stock_strategies_run(make, name):
+def test_stock_strategies_run(make, task_label, name):
     kind, options = STOCK[name]
-    benchmark = make(task_label=0, train_transform=as_float, eval_transform=as_float)
+    benchmark = make(task_label=task_label, train_transform=as_float, eval_transform=as_float)
     strategy = strategy_with(kind=kind, metrics=[loss_metrics(experience=True)], **options)
     before = strategy.model.head.weight.detach().clone()
     train_on(strategy, benchmark)
@@ -407,6 +457,9 @@ MEANINGLESS = {
     "class accuracy": class_accuracy_metrics(stream=True),
     "forgetting": forgetting_metrics(experience=True),
     "confusion": confusion_matrix_metrics(num_classes=CLASSES, stream=True),
+    "top k": topk_acc_metrics(top_k=2, epoch=True),
+    "minibatch top k": topk_acc_metrics(top_k=2, minibatch=True),
+    "stream top k": topk_acc_metrics(top_k=2, stream=True),
 }
 
 
@@ -426,6 +479,33 @@ def test_metrics_of_class_ids_are_refused_with_the_right_ones(name, task_label, 
         train_and_evaluate(strategy, benchmark, num_workers)
 
 
+@pytest.mark.parametrize("name", ["top k", "stream top k"])
+def test_without_task_labels_a_metric_that_asks_for_them_is_refused_with_the_right_ones(name):
+    benchmark = tasks(base=CLASSES, train_transform=as_float, eval_transform=as_float)
+    strategy = strategy_with(loss=torch.nn.BCEWithLogitsLoss(), metrics=[MEANINGLESS[name]])
+    with pytest.raises(DataError, match=r"task_label=None.*mean average precision \(mAP\), CF1 or OF1") as refusal:
+        train_and_evaluate(strategy, benchmark, 0)
+    assert "\n" not in str(refusal.value)
+
+
+@every_stream
+@pytest.mark.parametrize("task_label", [None, 2])
+def test_what_avalanche_asks_of_data_sets_and_benchmarks(make, task_label):
+    benchmark = make(task_label=task_label)
+    assert benchmark.n_classes == CLASSES
+    label = 0 if task_label is None else task_label
+    for experience in (*benchmark.train_stream, *benchmark.test_stream):
+        data = experience.dataset
+        for part in (data, data.subset([0, 1]), data.concat(data), data.eval()):
+            assert part.targets_task_labels.uniques == {label}
+            assert len(part.targets_task_labels) == len(part)
+            assert set(part.task_set) == {label}
+            assert part.task_set[label].label_rows.states.tolist() == part.label_rows.states.tolist()
+            assert len(part[0]) == (2 if task_label is None else 3)
+        assert hasattr(experience, "task_labels") == (task_label is not None)
+        assert getattr(experience.eval(), "task_labels", None) == (None if task_label is None else [task_label])
+
+
 def test_label_batches_are_otherwise_ordinary_tensors():
     data = tasks(base=CLASSES).train_stream[0].dataset
     _, labels = next(iter(DataLoader(data, batch_size=5)))
@@ -433,6 +513,7 @@ def test_label_batches_are_otherwise_ordinary_tensors():
     assert torch.equal(labels, plain)
     assert type(labels * 2) is type(labels > 0.5) is type(labels.sum()) is torch.Tensor
     assert labels.max() == torch.max(labels) == 1
+    assert (labels.max().item(), int(labels[0, 0]), float(labels.max())) == (1.0, int(plain[0, 0]), 1.0)
     assert torch.equal(torch.max(labels, plain), plain)
     moved = (labels.to("cpu", torch.float64), labels.clone(), labels[1:], labels[:, [0, 2]], labels.double())
     joined = (torch.cat([labels, labels]), torch.stack([labels.detach()[i] for i in range(5)]))
@@ -459,7 +540,7 @@ def test_targets_tell_the_classes_and_are_no_class_ids():
         lambda: np.asarray(data.targets),
     ):
         with pytest.raises(DataError, match=r"dataset.label_rows .*mAP, CF1 or OF1 instead of accuracy"):
-            ask(data.targets)
+            ask()
 
 
 def test_avalanches_own_class_timeline_reads_them():
