@@ -394,7 +394,7 @@ def test_losses_of_torch_refuse_hidden_labels_and_take_visible_ones(name):
     plain = torch.from_numpy(experience.dataset.label_rows.array[:4][:, shown])
     value = loss(logits[:, shown], labels[:, shown])
     assert type(value) is torch.Tensor
-    assert torch.equal(value, loss(logits[:, shown], plain))
+    torch.testing.assert_close(value, loss(logits[:, shown], plain))  # strides differ, and so the order of the sum
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
