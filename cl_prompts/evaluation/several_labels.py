@@ -98,7 +98,7 @@ class MultiLabelEvaluator:
         `parts`: of a learner that grows by parts, the first ones alone; None: all.
         """
         device = exposed.device if self.device is None else self.device
-        columns = exposed.cpu().numpy()
+        columns = exposed.cpu().numpy().copy()
         rows = self._evaluated(columns)
         table = np.full(self.targets.shape, np.nan, dtype=np.float32)
         for batch, logits in self.logits.of(model, torch.from_numpy(np.flatnonzero(rows)), device, parts):

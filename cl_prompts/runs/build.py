@@ -134,6 +134,11 @@ def _check_kind(config: RunConfig, plan: Plan) -> None:
             f"scenario.plan={config.scenario.plan}: images with {'several labels' if several else 'one label'}; "
             f"use scenario={suited} with it"
         )
+    if isinstance(plan, MultiLabelPlan) and plan.requested["mode"] != config.scenario.generator:
+        raise PlanError(
+            f"scenario.plan={config.scenario.plan}: a stream of scenarios/{plan.requested['mode']}.py, scenario="
+            f"{config.scenario.name} makes others; use scenario={plan.requested['mode']} with it"
+        )
     if isinstance(plan, MultiLabelPlan) and plan.stream_batch not in (None, config.protocol.stream_batch):
         raise PlanError(
             f"scenario.plan={config.scenario.plan}: its visible labels are those of batches of {plan.stream_batch}; "

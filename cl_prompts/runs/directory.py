@@ -165,9 +165,9 @@ class RunDirectory:
         write_csv(self.path / tables.class_file, header, rows)
 
     def write_predictions(self, name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Write arrays, without pickle, to `predictions/<name>`."""
+        """Write arrays of numbers to `predictions/<name>`."""
         with atomic_file(self._predictions / name) as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+            np.savez_compressed(file, **dict(arrays))  # type: ignore[arg-type]
 
     def write_prediction_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows of equal keys to `predictions/<name>`."""

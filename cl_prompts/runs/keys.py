@@ -15,6 +15,7 @@ _SYNONYMS = {
     "epochs": "did you mean protocol.epochs?",
     "n_tasks": "did you mean scenario.n_sessions?",
     "model": "did you mean backbone?",
+    "input_norm": "did you mean backbone.normalisation?",
     "gpu": "did you mean device? such as device=cuda",
 }
 """Usual words for what has another name here -> the advice."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from cl_prompts.runs.problems import Problem, Rule, problem_of
-from cl_prompts.runs.schema import RunConfig
+from cl_prompts.runs.schema import MLCILScenario, RunConfig
 from cl_prompts.strategies.declaration import Needs, read_settings, strategy_names
+from scenarios.datasets import known_num_classes
+from scenarios.errors import DataError, PlanError
+from scenarios.mlcil import check_task_division, multi_label_plan
 
 
 def labels_suit_method(config: RunConfig) -> Iterator[Problem]:
@@ -45,6 +48,29 @@ def labels_suit_scenario(config: RunConfig) -> Iterator[Problem]:
         )
 
 
+def tasks_divide_the_classes(config: RunConfig) -> Iterator[Problem]:
+    """Base and increment divide the classes, where their number is known before loading."""
+    scenario = config.scenario
+    if not isinstance(scenario, MLCILScenario) or scenario.plan is not None or not _has_several(config):
+        return
+    try:
+        classes = known_num_classes(config.dataset_name, config.dataset)  # type: ignore[arg-type]
+    except DataError:
+        return  # the rule about the data set says so
+    if classes is None:
+        return
+    try:
+        check_task_division(classes, scenario.base, scenario.increment)
+    except PlanError as error:
+        yield Problem("scenario.increment", f"scenario.{error}")
+        return
+    if not isinstance(scenario.order, str):
+        try:
+            multi_label_plan(classes, scenario.base, scenario.increment, scenario.order)
+        except PlanError as error:
+            yield Problem("scenario.order", f"scenario.{error}")
+
+
 def visible_labels_are_the_mask(config: RunConfig) -> Iterator[Problem]:
     """With several labels an image the visible ones alone make the loss, and the classes seen the metrics."""
     for key in ("train_mask", "eval_mask"):
@@ -70,9 +96,10 @@ def visible_labels_show_sessions(config: RunConfig) -> Iterator[Problem]:
 def order_can_change(config: RunConfig) -> Iterator[Problem]:
     """Streams without boundaries, and those whose batches decide what is visible, pass once and in order."""
     scenario, protocol = config.scenario, config.protocol
-    if scenario.view != "merged" and not scenario.stays_in_order:
+    is_merged = scenario.view == "merged" and not scenario.multi_label
+    if not is_merged and not scenario.stays_in_order:
         return
-    reason = "scenario.view=merged" if scenario.view == "merged" else f"scenario={scenario.name}"
+    reason = "scenario.view=merged" if is_merged else f"scenario={scenario.name}"
     if protocol.epochs > 1:
         yield problem_of(config, "protocol.epochs", f"{reason} passes once; set it to 1")
     if protocol.shuffle:
@@ -104,6 +131,7 @@ def sessions_can_be_deferred(config: RunConfig) -> Iterator[Problem]:
 
 
 LABEL_RULES: tuple[Rule, ...] = (
+    Rule(tasks_divide_the_classes, ("scenario", "scenario.base", "scenario.increment", "scenario.order", "dataset")),
     Rule(labels_suit_scenario, ("scenario", "dataset")),
     Rule(labels_suit_method, ("strategy", "dataset")),
     Rule(visible_labels_are_the_mask, ("scenario", "protocol.train_mask", "protocol.eval_mask")),

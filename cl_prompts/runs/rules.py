@@ -42,6 +42,8 @@ def boundary_masks_need_sessions(config: RunConfig) -> Iterator[Problem]:
 
 def task_mask_needs_disjoint_classes(config: RunConfig) -> Iterator[Problem]:
     """Classes that lie in several sessions belong to no single task."""
+    if config.scenario.multi_label:
+        return  # its own rule: no mask has an effect
     if config.protocol.train_mask == "task" and config.scenario.view == "sessions" and config.scenario.classes_return:
         yield problem_of(
             config,

@@ -244,7 +244,6 @@ def test_an_image_folder_of_one_label_is_told_the_key_for_several(ask, tmp_path)
     assert "dataset.labels=several" in line
 
 
-@pytest.mark.xfail(strict=True, reason="two lines about one key, whose advice differs: another mask, or exposed alone")
 def test_a_mask_by_task_on_a_blurry_stream_is_one_line(ask):
     line = only_line(ask(*BLURRY, "protocol.train_mask=task"))
     assert line.startswith("protocol.train_mask=task: ")
@@ -266,15 +265,10 @@ def test_all_mistakes_are_told_at_once(ask):
     ],
     ids=lambda value: " ".join(value) if "=" in value[0] else "",
 )
-def test_what_only_the_data_can_tell_is_one_line_too(call, tmp_path, one_thread, words, needles):
-    code, output, errors = call(*QUIET, *several_words("mlcil", "linear_probe"), *words)
-    assert (code, output) == (1, "")
-    (line,) = errors.splitlines()
-    assert line.startswith("error: ")
+def test_tasks_that_do_not_divide_the_classes_are_refused_before_the_data_load(ask, words, needles):
+    line = only_line(ask(*TASKS, *words))
+    assert line.startswith("scenario.")
     assert all(needle in line for needle in needles), line
-    assert "unexpected" not in line
-    summary = Finished(code, only_folder(tmp_path / "runs")).summary
-    assert (summary["status"], f"error: {summary['error']}") == ("failed", line)
 
 
 def test_blind_lanes_run_and_say_so(call, one_thread):

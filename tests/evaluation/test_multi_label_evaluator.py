@@ -196,7 +196,6 @@ def test_latest_holds_what_was_computed_from():
     same_results(result, again)
 
 
-@pytest.mark.xfail(strict=True, reason="latest.columns shares its memory with the vector that was given")
 def test_latest_keeps_its_columns_when_more_classes_are_seen():
     evaluator, model = numbered(label_rows(10)), LookUp(np.zeros((10, CLASSES)))
     exposed = mask(0, 2)

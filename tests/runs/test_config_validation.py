@@ -312,6 +312,12 @@ CASES = {
         "scenario=mlcil or ml_si_blurry",
         {"dataset": {"name": "digit_mosaics"}, "scenario": MLCIL, "strategy": {"name": "linear_probe"}},
     ),
+    "tasks_divide_the_classes": (
+        {**SEVERAL, "scenario": {**MLCIL, "increment": 3}},
+        "scenario.increment",
+        "1, 2, 5 or 10",
+        SEVERAL,
+    ),
     "visible_labels_are_the_mask": (
         {**SEVERAL, "protocol.train_mask": "batch"},
         "protocol.train_mask",

@@ -1,4 +1,4 @@
-"""What MULTI-LANE knows of itself: saved and loaded lanes, stored outputs that notice changes, nothing of the future."""
+"""What MULTI-LANE knows of itself: saved and loaded lanes, stored outputs that notice changes, no future."""
 
 from __future__ import annotations
 
