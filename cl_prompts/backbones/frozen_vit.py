@@ -260,10 +260,10 @@ class NormedStream:
 
     @torch.no_grad()
     def query(self) -> Tensor:
-        """What `FrozenViT.query(images)` gives, for the rest of the last block alone, once all states were read."""
-        if self._states is None:
-            raise BackboneError("NormedStream.query(): read the states of all blocks first, list(stream)")
+        """What `FrozenViT.query(images)` gives: the rest of the last block alone, once all states were read."""
         backbone = self._backbone
+        if self._states is None:
+            return backbone.query(self._images)
         return backbone._read(run_block(backbone.blocks[-1], self._states, rows=backbone._rows_read))
 
 
