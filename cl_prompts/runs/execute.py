@@ -11,6 +11,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+import avalanche  # noqa: F401 -- before Matplotlib: one line about a home folder that cannot be written is enough
 import torch
 
 from cl_prompts.errors import UserError
