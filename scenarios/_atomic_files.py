@@ -1,0 +1,31 @@
+"""Files that a reader finds whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside `path` for writing bytes; it takes the name `path` when the block ends well.
+
+    Until then, and after any error or interrupt, `path` keeps its old content and the temporary file is removed.
+
+    Raises:
+        OSError: no space, no permission, no such folder.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            # Without this a crash of the machine may leave the new name with no content.
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
