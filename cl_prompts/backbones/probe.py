@@ -9,6 +9,7 @@ regression with C=0.1: the measure of the bundled backbone's card (there on CIFA
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,17 +75,19 @@ def probe(settings: ProbeSettings) -> float:
     Raises:
         UserError: unknown backbone, weights or images that cannot be read.
     """
-    changes = {} if settings.checkpoint is None else {"checkpoint": settings.checkpoint}
+    changes: dict[str, Any] = {} if settings.checkpoint is None else {"checkpoint": settings.checkpoint}
     backbone = load_backbone(settings.backbone, **changes)
     identity = backbone.identity
     side = identity["img_size"]
     transform = EvalTransform(side, identity["mean"], identity["std"], identity["interpolation"])
     parts = load_dataset("image_folder", ImageFolderSettings(root=settings.images), image_size=side)
-    found = []
-    for dataset, count in zip(parts, (settings.train_per_class, settings.test_per_class), strict=True):
+
+    def read(dataset: ImageDataset, count: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = first_of_each_class(dataset.targets, count)
-        found.append((features_of(backbone, dataset, chosen, transform), dataset.targets[chosen]))
-    return linear_probe(*found, settings.regularisation)
+        return features_of(backbone, dataset, chosen, transform), dataset.targets[chosen]
+
+    train, test = (read(*one) for one in zip(parts, (settings.train_per_class, settings.test_per_class), strict=True))
+    return linear_probe(train, test, settings.regularisation)
 
 
 def main(words: list[str] | None = None) -> int:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import timm
@@ -24,6 +25,7 @@ from cl_prompts.backbones.settings import BackboneSettings
 from cl_prompts.errors import BackboneError, UserError
 from scenarios.datasets import load_dataset
 from scenarios.datasets.image_folder import ImageFolderSettings
+from scenarios.settings import ChannelValues
 
 PRODUCT = "weights.safetensors"
 
@@ -94,8 +96,8 @@ def _targets(
             timm_name=settings.teacher,
             img_size=settings.teacher_size,
             checkpoint=settings.teacher_checkpoint,
-            mean=tuple(constants.mean),
-            std=tuple(constants.std),
+            mean=cast("ChannelValues", tuple(constants.mean)),
+            std=cast("ChannelValues", tuple(constants.std)),
         ),
         seed=0,
     )

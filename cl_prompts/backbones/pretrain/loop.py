@@ -105,7 +105,8 @@ class Pretraining:
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             raise BackboneError(
-                f"the loss is {loss.item()} after {self.seen:,} samples; lower lr={settings.lr:g}, or set precision=fp32"
+                f"the loss is {loss.item()} after {self.seen:,} samples; lower lr={settings.lr:g}, or set "
+                "precision=fp32"
             )
         self._optimizer.zero_grad()
         loss.backward()

@@ -1,4 +1,4 @@
-"""What the student sees of an image: a crop of it, perhaps mirrored, drawn anew each time; and the same of a feature map.
+"""What the student sees of an image: a crop, perhaps mirrored, drawn anew each time; and the same of a feature map.
 
 A crop is a rectangle in relative coordinates, so that it can be cut out of the image and, at the same place, out of the
 features that the teacher computed once for the whole image. Draws depend on (seed, pass, image) alone.
