@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from scenarios._atomic_files import atomic_file
 from scenarios.errors import PlanError
 
 if TYPE_CHECKING:
@@ -37,8 +37,10 @@ def write_plan(plan: HashedPlan, folder: Path) -> Path:
     }
     # One line a key: readable, and a thousand classes stay a few lines.
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items())
-    _replace(folder / "plan.npz", lambda file: np.savez_compressed(file, **arrays))
-    _replace(folder / "plan.json", lambda file: file.write(f"{{\n{lines}\n}}\n".encode()))
+    with atomic_file(folder / "plan.npz") as file:
+        np.savez_compressed(file, **arrays)
+    with atomic_file(folder / "plan.json") as file:
+        file.write(f"{{\n{lines}\n}}\n".encode())
     return folder
 
 
@@ -86,15 +88,3 @@ def read_plan(kinds: Sequence[type[PlanT]], path: Path) -> PlanT:
 
 def _as_requested(stored: dict[str, Any]) -> dict[str, Any]:
     return {key: bool(value) if key in _FLAGS else value for key, value in stored.items()}
-
-
-def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from scenarios._atomic_files import atomic_file
 from scenarios.errors import DataError
 
 _CACHE_FORMAT = 1
@@ -146,20 +146,14 @@ def _load(cache: Path) -> CocoLabels | None:
 
 
 def _save(cache: Path, labels: CocoLabels) -> None:
-    """Write the cache through a temporary file and a rename; where that is not possible, every run parses."""
-    temporary = None
-    try:
+    """Write the cache whole or not at all; where that is not possible, every run parses."""
+    with suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".part", delete=False) as stream:
-            temporary = stream.name
+        with atomic_file(cache) as file:
             np.savez_compressed(
-                stream,
+                file,
                 class_names=np.array(labels.class_names),
                 file_names=np.array(labels.file_names),
                 single=labels.single,
                 crowd=labels.crowd,
             )
-        os.replace(temporary, cache)
-    except OSError:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import pickle
 import struct
 from dataclasses import FrozenInstanceError
@@ -324,7 +325,7 @@ def test_an_interrupted_write_leaves_the_old_plan(tmp_path, monkeypatch, step):
             places[0].write(b"half")
         raise OSError("no space left")
 
-    module, name = {"write": (_plan_files.np, "savez_compressed"), "rename": (_plan_files.os, "replace")}[step]
+    module, name = {"write": (_plan_files.np, "savez_compressed"), "rename": (os, "replace")}[step]
     monkeypatch.setattr(module, name, fail)
     with pytest.raises(OSError, match="no space left"):
         away_plan().save(tmp_path)
