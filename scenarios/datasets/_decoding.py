@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scenarios.datasets.base import Progress
+from scenarios.datasets.base import PixelSource, Progress
 from scenarios.errors import DataError
 
 if TYPE_CHECKING:
@@ -56,8 +56,15 @@ class Decoder:
             UnreadableImage: missing, not allowed, not an image, damaged.
         """
         data = _read(path)
-        pixels = np.asarray(self._square(data)).transpose(2, 0, 1)
-        return pixels, hashlib.sha256(data).hexdigest()
+        return self.pixels(data), hashlib.sha256(data).hexdigest()
+
+    def pixels(self, data: bytes) -> np.ndarray:
+        """Pixels uint8 `(3, size, size)` of the bytes of a file.
+
+        Raises:
+            UnreadableImage: not an image, damaged.
+        """
+        return np.asarray(self._square(data)).transpose(2, 0, 1)
 
     def _square(self, data: bytes) -> PillowImage:
         from PIL import Image, ImageOps, UnidentifiedImageError
@@ -131,37 +138,95 @@ def decode_all(
         report: called with (files done, files in all) from the calling thread.
 
     Returns:
-        The sha256 of each file's bytes ("" where unreadable), and the reason for each unreadable position.
+        The sha256 of each file's bytes ("" where there were none to read), and the reason for each unreadable position.
     """
     digests = [""] * len(paths)
+
+    def work(position: int) -> None:
+        data = _read(paths[position])
+        digests[position] = hashlib.sha256(data).hexdigest()
+        pixels = decoder.pixels(data)
+        if out is not None:
+            out[position] = pixels
+
+    return digests, _for_each(len(paths), work, report)
+
+
+def digest_all(paths: Sequence[Path], *, report: Progress | None = None) -> tuple[list[str], dict[int, str]]:
+    """What `decode_all` returns, decoding nothing: a file that is no image counts as readable.
+
+    Args:
+        paths: the files.
+        report: called with (files done, files in all) from the calling thread.
+    """
+    digests = [""] * len(paths)
+
+    def work(position: int) -> None:
+        digests[position] = hashlib.sha256(_read(paths[position])).hexdigest()
+
+    return digests, _for_each(len(paths), work, report)
+
+
+def _for_each(count: int, work: Callable[[int], None], report: Progress | None) -> dict[int, str]:
+    """Do the work for each position in threads; the reasons where it raised `UnreadableImage`, by position."""
     failures: dict[int, str] = {}
 
-    def work(start: int) -> int:
-        stop = min(start + _CHUNK, len(paths))
+    def chunk(start: int) -> int:
+        stop = min(start + _CHUNK, count)
         for position in range(start, stop):
             try:
-                pixels, digests[position] = decoder(paths[position])
+                work(position)
             except UnreadableImage as error:
                 failures[position] = str(error)
-            else:
-                if out is not None:
-                    out[position] = pixels
         return stop - start
 
-    pool = ThreadPoolExecutor(_threads(), thread_name_prefix="decode")
+    pool = ThreadPoolExecutor(available_threads(), thread_name_prefix="decode")
     done = 0
     try:
-        for count in pool.map(work, range(0, len(paths), _CHUNK)):
-            done += count
+        for finished in pool.map(chunk, range(0, count, _CHUNK)):
+            done += finished
             if report is not None:
-                report(done, len(paths))
+                report(done, count)
     finally:  # after Ctrl-C, too: drop what waits
         pool.shutdown(wait=True, cancel_futures=True)
-    return digests, dict(sorted(failures.items()))
+    return dict(sorted(failures.items()))
+
+
+@dataclass(frozen=True)
+class ReadFiles:
+    """What came of reading files once.
+
+    Attributes:
+        kept: int64 positions of the readable files.
+        digests: sha256 of the bytes of each readable file.
+        pixels: of the readable files.
+        skipped: the others, as `path: reason`.
+        notes: what a reader of the results should know, one sentence each.
+    """
+
+    kept: np.ndarray
+    digests: list[str]
+    pixels: PixelSource
+    skipped: list[str]
+    notes: list[str]
+
+    @classmethod
+    def of(
+        cls,
+        paths: Sequence[Path],
+        digests: Sequence[str],
+        failures: dict[int, str],
+        pixels: PixelSource,
+        notes: Sequence[str] = (),
+    ) -> ReadFiles:
+        """From the results of `decode_all` and the pixels of the readable files."""
+        kept = np.array([position for position in range(len(paths)) if position not in failures], dtype=np.int64)
+        skipped = [f"{paths[position]}: {reason}" for position, reason in sorted(failures.items())]
+        return cls(kept, [digests[position] for position in kept], pixels, skipped, list(notes))
 
 
 class FilePixels:
-    """Pixels decoded anew at each access, for sets that do not fit into memory.
+    """Pixels decoded anew at each access.
 
     Args:
         paths: the files.
@@ -194,6 +259,7 @@ class FilePixels:
         return out
 
 
-def _threads() -> int:
+def available_threads() -> int:
+    """Threads that read files at once: as many as this process may use processor cores, at most 32."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(32, available)

@@ -1,8 +1,8 @@
-"""What data sets of image files share: how files become arrays, and whether these stay in memory."""
+"""What data sets of image files share: how files become arrays, and where these stay."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,8 +10,13 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from scenarios.datasets._decoding import Decoder, FilePixels, decode_all
-from scenarios.datasets.base import ArrayPixels, DatasetSettings, PixelSource, Progress
+from scenarios.datasets._decoding import Decoder, FilePixels, ReadFiles, decode_all
+from scenarios.datasets._memory import SHARE, available_bytes
+from scenarios.datasets._pixel_cache import cache_folder, check_folder, read_cached
+from scenarios.datasets.base import ArrayPixels, DatasetSettings, Progress
+from scenarios.errors import DataError
+
+CacheMode = Literal["ram", "mmap", "none"]
 
 
 class ImageFilesSettings(DatasetSettings):
@@ -23,66 +28,109 @@ class ImageFilesSettings(DatasetSettings):
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = Field(
         "bicubic", description="filter that resizes the shorter side; the centre is cut out"
     )
-    cache_mb: int = Field(
-        2048, ge=0, description="decoded images stay in memory up to so many MB in all, else they are decoded anew"
+    cache: CacheMode = Field(
+        "ram",
+        description="decoded images stay in memory (ram: at most half of what is free), in a file that later runs and "
+        "other processes share (mmap), or are decoded anew at each use (none)",
     )
-
-
-def plan_decoding(settings: ImageFilesSettings, image_size: int, images: int) -> tuple[Decoder, bool, list[str]]:
-    """How to decode, whether all decoded images may stay in memory, and a note where they may not.
-
-    Args:
-        settings: size, interpolation and memory allowed.
-        image_size: side in pixels where `settings.size` is None.
-        images: number of images of both parts.
-    """
-    decoder = Decoder(settings.size or image_size, settings.interpolation)
-    megabytes = images * 3 * decoder.size**2 / 1e6
-    if megabytes <= settings.cache_mb:
-        return decoder, True, []
-    note = (
-        f"decoded images need {megabytes:,.0f} MB, more than dataset.cache_mb={settings.cache_mb}: "
-        "they are decoded anew at each use"
-    )
-    return decoder, False, [note]
+    cache_folder: str | None = Field(None, description="folder of these files; null: the user's cache folder")
 
 
 @dataclass(frozen=True)
-class ReadFiles:
-    """What came of decoding files once.
+class FileReader:
+    """How the files of a data set are read, the same for all its parts.
 
     Attributes:
-        kept: int64 positions of the readable files.
-        digests: sha256 of the bytes of each readable file.
-        pixels: of the readable files.
-        skipped: the others, as `path: reason`.
+        decoder: file to pixels.
+        cache: where pixels stay.
+        folder: where `mmap` has its files.
     """
 
-    kept: np.ndarray
-    digests: list[str]
-    pixels: PixelSource
-    skipped: list[str]
+    decoder: Decoder
+    cache: CacheMode
+    folder: Path
+
+    @property
+    def keeps(self) -> bool:
+        """Whether pixels are kept, so that every file is read once before the run."""
+        return self.cache != "none"
+
+    def read(self, paths: Sequence[Path], report: Progress | None) -> ReadFiles:
+        """Read every file once and keep its pixels as `cache` says.
+
+        Args:
+            paths: the files.
+            report: called with (files done, files in all).
+
+        Raises:
+            DataError: `mmap` cannot write its file, or finds another one in its place.
+        """
+        return _READ[self.cache](self, paths, report)
 
 
-def read_files(paths: Sequence[Path], decoder: Decoder, *, cached: bool, report: Progress | None) -> ReadFiles:
-    """Decode every file once, and keep the pixels in memory where `cached`.
+def plan_reading(settings: ImageFilesSettings, image_size: int, images: int) -> FileReader:
+    """How to read, once it is known that there is room for the pixels.
 
     Args:
-        paths: the files.
-        decoder: how.
-        cached: whether pixels stay in memory; else they are decoded anew at each access.
-        report: called with (files done, files in all).
+        settings: size, interpolation, where pixels stay.
+        image_size: side in pixels where `settings.size` is None.
+        images: number of images of both parts.
+
+    Raises:
+        DataError: too little memory for `ram`, too little space for `mmap` or no right to write.
     """
-    out = np.empty((len(paths), 3, decoder.size, decoder.size), dtype=np.uint8) if cached else None
-    digests, failures = decode_all(paths, decoder, out=out, report=report)
-    kept = np.array([number for number in range(len(paths)) if number not in failures], dtype=np.int64)
-    pixels: PixelSource
-    if out is None:
-        pixels = FilePixels([paths[number] for number in kept], decoder)
-    else:
-        pixels = ArrayPixels(out[kept] if failures else out)
-    skipped = [f"{paths[number]}: {reason}" for number, reason in failures.items()]
-    return ReadFiles(kept, [digests[number] for number in kept], pixels, skipped)
+    reader = FileReader(
+        Decoder(settings.size or image_size, settings.interpolation),
+        settings.cache,
+        cache_folder(settings.cache_folder),
+    )
+    _REQUIRE_ROOM[settings.cache](reader, images * 3 * reader.decoder.size**2)
+    return reader
+
+
+def _require_memory(reader: FileReader, needed: int) -> None:
+    available = available_bytes()
+    if available is not None and needed > SHARE * available:
+        raise DataError(
+            f"dataset.cache=ram: decoded images need {needed / 1e6:,.0f} MB, more than half of the "
+            f"{available / 1e6:,.0f} MB of memory that are free; set dataset.cache=mmap, which keeps them in a file, "
+            "or dataset.cache=none"
+        )
+
+
+_REQUIRE_ROOM: dict[CacheMode, Callable[[FileReader, int], None]] = {
+    "ram": _require_memory,
+    "mmap": lambda reader, needed: check_folder(reader.folder, needed),
+    "none": lambda reader, needed: None,
+}
+
+
+def _read_to_memory(reader: FileReader, paths: Sequence[Path], report: Progress | None) -> ReadFiles:
+    size = reader.decoder.size
+    out = np.empty((len(paths), 3, size, size), dtype=np.uint8)
+    digests, failures = decode_all(paths, reader.decoder, out=out, report=report)
+    kept = [position for position in range(len(paths)) if position not in failures]
+    if failures:  # in place, or two sets of pixels would be in memory
+        for row, position in enumerate(kept):
+            out[row] = out[position]
+    return ReadFiles.of(paths, digests, failures, ArrayPixels(out[: len(kept)]))
+
+
+def _read_to_file(reader: FileReader, paths: Sequence[Path], report: Progress | None) -> ReadFiles:
+    return read_cached(paths, reader.decoder, reader.folder, report)
+
+
+def _read_and_forget(reader: FileReader, paths: Sequence[Path], report: Progress | None) -> ReadFiles:
+    digests, failures = decode_all(paths, reader.decoder, out=None, report=report)
+    readable = [path for position, path in enumerate(paths) if position not in failures]
+    return ReadFiles.of(paths, digests, failures, FilePixels(readable, reader.decoder))
+
+
+_READ: dict[CacheMode, Callable[[FileReader, Sequence[Path], Progress | None], ReadFiles]] = {
+    "ram": _read_to_memory,
+    "mmap": _read_to_file,
+    "none": _read_and_forget,
+}
 
 
 def shifted(progress: Progress | None, before: int, total: int) -> Progress | None:

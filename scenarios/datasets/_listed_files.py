@@ -1,7 +1,7 @@
 """Image files that official label files name: all are there, and each part becomes a data set of several labels.
 
-Pixels are decoded before the run where they fit into memory, else at each use: a set of 20 GB is not read through only
-to be read again. The identity therefore covers names, labels and sizes of the files, not their bytes.
+Pixels are read before the run where they are kept, else at each use only: a set of 20 GB is not read through to be read
+again. The identity therefore covers names, labels and sizes of the files, not their bytes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from scenarios.datasets._decoding import Decoder, FilePixels
-from scenarios.datasets._image_files import ImageFilesSettings, plan_decoding, read_files, shifted
+from scenarios.datasets._decoding import FilePixels
+from scenarios.datasets._image_files import FileReader, ImageFilesSettings, plan_reading, shifted
 from scenarios.datasets._selection import class_counts, describe_subset, training_subset
 from scenarios.datasets.base import ImageDataset, PixelSource, Progress, label_bytes
 from scenarios.errors import DataError
@@ -65,25 +65,25 @@ def file_datasets(
         identity: name, version and rules of the labels.
         advice: what to do when a file is missing or damaged, an order.
         image_size: side in pixels where the settings leave it open.
-        progress: called with (files done, files in all) where files are decoded before the run.
+        progress: called with (files done, files in all) where files are read before the run.
 
     Raises:
-        DataError: a missing file; an unreadable one where pixels fit into memory.
+        DataError: a missing file; an unreadable one, or no room, where pixels are kept.
     """
     chosen, subset_notes = training_subset(train.targets, class_names, settings)
     parts = {"train": train.take(chosen), "test": test}
     sizes = {word: _sizes(part, advice) for word, part in parts.items()}
     total = sum(len(part.names) for part in parts.values())
-    decoder, cached, decoding_notes = plan_decoding(settings, image_size, total)
+    reader = plan_reading(settings, image_size, total)
     before = {"train": 0, "test": len(chosen)}
     subsets = {"train": describe_subset(settings), "test": "all"}
-    first_notes = {"train": [*subset_notes, *decoding_notes], "test": []}
+    first_notes = {"train": subset_notes, "test": []}
 
     def made(word: str) -> ImageDataset:
         part = parts[word]
-        report = shifted(progress, before[word], total)
+        pixels, reading_notes = _pixels(part, reader, advice, shifted(progress, before[word], total))
         return ImageDataset(
-            _pixels(part, decoder, cached, advice, report),
+            pixels,
             part.targets,
             class_names,
             known=part.known,
@@ -91,11 +91,11 @@ def file_datasets(
                 **identity,
                 "part": word,
                 "subset": subsets[word],
-                "image_size": decoder.size,
-                "interpolation": decoder.interpolation,
+                "image_size": reader.decoder.size,
+                "interpolation": reader.decoder.interpolation,
                 "sha256": _digest(part, sizes[word], class_names),
             },
-            notes=[*first_notes[word], *_label_notes(part, class_names, word)],
+            notes=[*first_notes[word], *reading_notes, *_label_notes(part, class_names, word)],
         )
 
     return made("train"), made("test")
@@ -124,15 +124,18 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _pixels(part: LabelledFiles, decoder: Decoder, cached: bool, advice: str, report: Progress | None) -> PixelSource:
+def _pixels(
+    part: LabelledFiles, reader: FileReader, advice: str, report: Progress | None
+) -> tuple[PixelSource, list[str]]:
+    """Pixels of a part, and what a reader of the results should know about them."""
     paths = [part.folder / name for name in part.names]
-    if not cached:
-        return FilePixels(paths, decoder, checked=False)
-    files = read_files(paths, decoder, cached=True, report=report)
+    if not reader.keeps:
+        return FilePixels(paths, reader.decoder, checked=False), []
+    files = reader.read(paths, report)
     if files.skipped:
         count = f"; {len(files.skipped)} of {len(paths)} files cannot be used" if len(files.skipped) > 1 else ""
         raise DataError(f"{files.skipped[0]}{count}; {advice}")
-    return files.pixels
+    return files.pixels, files.notes
 
 
 def _digest(part: LabelledFiles, sizes: np.ndarray, class_names: Sequence[str]) -> str:

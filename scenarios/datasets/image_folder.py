@@ -15,8 +15,9 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from scenarios.datasets._decoding import ReadFiles
 from scenarios.datasets._folder_listing import Listing, list_images
-from scenarios.datasets._image_files import ImageFilesSettings, ReadFiles, plan_decoding, read_files, shifted
+from scenarios.datasets._image_files import ImageFilesSettings, plan_reading, shifted
 from scenarios.datasets._selection import class_counts, describe_subset, stratified_split, training_subset
 from scenarios.datasets.base import ImageDataset, Progress
 from scenarios.errors import DataError
@@ -93,11 +94,11 @@ def load(
     """
     listing, selection = select(settings)
     total = len(selection.train) + len(selection.test)
-    decoder, cached, decoding_notes = plan_decoding(settings, image_size, total)
+    reader = plan_reading(settings, image_size, total)
 
     def read(positions: np.ndarray, before: int) -> _ReadPart:
         paths = [listing.root / listing.paths[position] for position in positions]
-        files = read_files(paths, decoder, cached=cached, report=shifted(progress, before, total))
+        files = reader.read(paths, shifted(progress, before, total))
         return _ReadPart(positions[files.kept], files)
 
     train, test = read(selection.train, 0), read(selection.test, len(selection.train))
@@ -110,7 +111,7 @@ def load(
         )
     if unreadable:
         _check_classes(listing, train.positions, test.positions, settings, kind="readable ")
-    notes = [*listing.notes, *selection.notes, *decoding_notes]
+    notes = [*listing.notes, *selection.notes]
     known = set(train.files.digests)
     shared = sum(digest in known for digest in test.files.digests)
     if shared:
@@ -119,8 +120,8 @@ def load(
         "name": "image_folder",
         "version": "1",
         "split": selection.split,
-        "image_size": decoder.size,
-        "interpolation": decoder.interpolation,
+        "image_size": reader.decoder.size,
+        "interpolation": reader.decoder.interpolation,
     }
     return (
         _dataset(listing, train, {**identity, "part": "train", "subset": describe_subset(settings)}, notes),
@@ -206,7 +207,7 @@ def _dataset(listing: Listing, part: _ReadPart, identity: dict[str, str | int], 
         names = (listing.class_names[label] for label in labels)
         line = "\0".join([listing.paths[position], *names, file_digest]) + "\n"
         digest.update(unicodedata.normalize("NFC", line).encode("utf-8", "surrogateescape"))
-    own_notes = list(notes)
+    own_notes = [*notes, *part.files.notes]
     if part.files.skipped:
         own_notes.append(f"{len(part.files.skipped)} unreadable files were left out of {identity['part']}")
     # Of training images without a label the plan of the stream tells.

@@ -91,7 +91,8 @@ def _source_settings(settings: ImageMosaicsSettings, cell: int) -> image_folder.
         split_seed=settings.split_seed,
         size=cell,
         interpolation=settings.interpolation,
-        cache_mb=settings.cache_mb,
+        cache=settings.cache,
+        cache_folder=settings.cache_folder,
         skip_unreadable=settings.skip_unreadable,
         allow_untested_classes=settings.allow_untested_classes,
     )

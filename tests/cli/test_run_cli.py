@@ -384,7 +384,7 @@ def test_an_image_that_vanishes_during_the_run_is_one_line(call, folder, tmp_pat
         return learner
 
     monkeypatch.setattr(module, "build_learner", build_and_lose)
-    code, _, errors = call(*words, "dataset.cache_mb=0", "num_workers=1")
+    code, _, errors = call(*words, "dataset.cache=none", "num_workers=1")
     assert code == 1
     *warnings, line = errors.splitlines()
     assert all(warning.startswith("warning   ") for warning in warnings)

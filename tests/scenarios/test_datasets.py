@@ -75,7 +75,7 @@ def test_settings_are_read_without_heavy_imports():
         ("digits", {"train_per_class": "5"}),
         ("cifar10", {"download": "yes"}),
         ("image_folder", {"interpolation": "sharp"}),
-        ("image_folder", {"cache_mb": -1}),
+        ("image_folder", {"cache": "disk"}),
     ],
 )
 def test_settings_refuse_what_is_not_allowed(name, values):

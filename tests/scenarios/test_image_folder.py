@@ -231,15 +231,15 @@ def test_size_overrides_what_the_backbone_wants(tmp_path):
     assert load(tmp_path, image_size=20, size=6)[0].image_shape == (6, 6)
 
 
-def test_sets_beyond_the_cache_give_the_same_pixels(tmp_path):
+def test_without_a_cache_files_are_decoded_at_use(tmp_path):
     make_tree(tmp_path)
     cached, _ = load(tmp_path, image_size=40)
-    lazy, lazy_test = load(tmp_path, image_size=40, cache_mb=0)
+    lazy, lazy_test = load(tmp_path, image_size=40, cache="none")
     everything = list(range(len(lazy)))
     assert torch.equal(lazy.images(everything), cached.images(everything))
     assert lazy.identity == cached.identity
     assert np.array_equal(lazy[2][0], cached[2][0])
-    assert "dataset.cache_mb=0" in lazy.notes[0]
+    assert not lazy.notes
     assert not cached.notes
     assert torch.equal(pickle.loads(pickle.dumps(lazy_test)).images([1]), lazy_test.images([1]))
     (tmp_path / "train" / "bee" / "2.png").unlink()
@@ -396,13 +396,14 @@ if hasattr(os, "mkfifo"):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("cache_mb", [0, 100])
-def test_unreadable_file_is_named_or_skipped(tmp_path, fault, cache_mb):
-    make_tree(tmp_path)
-    good, _ = load(tmp_path)
-    path, words = spoil(tmp_path, fault)
-    refused(path, words, "dataset.skip_unreadable=true", root=tmp_path, checked=False, cache_mb=cache_mb)
-    train, test = load(tmp_path, skip_unreadable=True, cache_mb=cache_mb)
+@pytest.mark.parametrize("cache", ["ram", "mmap", "none"])
+def test_unreadable_file_is_named_or_skipped(tmp_path, fault, cache):
+    make_tree(tmp_path / "images")
+    good, _ = load(tmp_path / "images")
+    path, words = spoil(tmp_path / "images", fault)
+    values = {"root": tmp_path / "images", "cache": cache, "cache_folder": str(tmp_path / "cache")}
+    refused(path, words, "dataset.skip_unreadable=true", checked=False, **values)
+    train, test = load(**values, skip_unreadable=True)
     assert (len(train), len(test)) == (5, 4)
     assert len(train.skipped) == 1
     assert train.skipped[0].startswith(f"{path}: {words}")

@@ -226,10 +226,13 @@ def test_own_images_fill_cells_of_their_own_part(folder):
             assert (filled[:, 1] == 10 * part).all()
 
 
-def test_own_mosaics_do_not_depend_on_memory(folder):
-    cached, lazy = (load_own(folder, cache_mb=cache) for cache in (2048, 0))
-    assert cached[0].identity == lazy[0].identity
-    assert ["dataset.cache_mb=0" in part.notes[0] for part in (cached[0], lazy[0])] == [False, True]
+def test_own_mosaics_do_not_depend_on_the_cache(folder, tmp_path):
+    values = ({"cache": "none"}, {"cache": "mmap", "cache_folder": str(tmp_path / "cache")})
+    cached, *others = load_own(folder), *(load_own(folder, **value) for value in values)
+    for other in others:
+        assert [part.identity for part in other] == [part.identity for part in cached]
+        assert [part.notes for part in other] == [part.notes for part in cached]
+    assert len(list((tmp_path / "cache").glob("*.pixels"))) == 2
     assert Own().multi_label
     assert cached[0].identity["image_size"] == 8
     assert load_own(folder, size=20)[0].image_shape == (20, 20)
