@@ -88,46 +88,61 @@ def token(shape: Shape, lanes: int) -> int:
     return bare(shape) - shape.block + lanes * lane + shape.head
 
 
-def fast(shape: Shape, lanes: int) -> int:
-    """Keys and values of the stream averaged: they are known already, but for the last block."""
+def _averaging_keys_and_values(shape: Shape, lanes: int, block: int) -> int:
+    """All lanes in one block, keys and values of the stream being there."""
     width, tokens, selectors = shape.width, shape.tokens, shape.selectors
-
-    def of_block(block: int) -> int:
-        lane = (
-            9 * width**2
-            + selectors * tokens * width
-            + tokens * width
-            + 2 * shape.heads * selectors * tokens
-            + 2 * (1 + shape.prompts_of(block)) * width
-        )
-        # Class tokens are the same for all lanes in the first block, and then contain no image.
-        return lanes * lane + (tokens * width if block == 0 else lanes * (3 * width**2 + tokens * width))
-
-    last = 2 * tokens * width**2
-    return bare(shape) - shape.block + last + shape.over_blocks(of_block) + shape.head
+    lane = (
+        9 * width**2
+        + selectors * tokens * width
+        + tokens * width
+        + 2 * shape.heads * selectors * tokens
+        + 2 * (1 + shape.prompts_of(block)) * width
+    )
+    # Class tokens are the same for all lanes in the first block, and then contain no image.
+    return lanes * lane + (tokens * width if block == 0 else lanes * (3 * width**2 + tokens * width))
 
 
-def fast_as_built(shape: Shape, lanes: int) -> int:
-    """`form=fast`: the tokens of the stream averaged, projections at the class token (`cl_prompts.lanes.fast`)."""
+def _folding_weights(shape: Shape, lanes: int, block: int) -> int:
+    """All lanes in one block, the tokens of the stream averaged, projections at the class token."""
     width, tokens, selectors, heads = shape.width, shape.tokens, shape.selectors, shape.heads
+    lane = (
+        10 * width**2
+        + selectors * tokens * width
+        + heads * tokens * width
+        + 2 * heads * selectors * tokens
+        + 2 * (1 + shape.prompts_of(block)) * width
+    )
+    query = heads * tokens * width
+    return lanes * lane + (query if block == 0 else lanes * (4 * width**2 + query))
+
+
+def fast(shape: Shape, lanes: int) -> int:
+    """Keys and values of the stream averaged in every block, also in the last, where they are computed for it."""
+    last = 2 * shape.tokens * shape.width**2
+    of_lanes = shape.over_blocks(lambda block: _averaging_keys_and_values(shape, lanes, block))
+    return bare(shape) - shape.block + last + of_lanes + shape.head
+
+
+def fast_evaluation(shape: Shape, lanes: int) -> int:
+    """`form=fast` without a gradient: keys and values of the stream, but in the last block, where it has none."""
 
     def of_block(block: int) -> int:
-        lane = (
-            10 * width**2
-            + selectors * tokens * width
-            + heads * tokens * width
-            + 2 * heads * selectors * tokens
-            + 2 * (1 + shape.prompts_of(block)) * width
-        )
-        query = heads * tokens * width
-        return lanes * lane + (query if block == 0 else lanes * (4 * width**2 + query))
+        way = _folding_weights if block == shape.depth - 1 else _averaging_keys_and_values
+        return way(shape, lanes, block)
 
     return bare(shape) - shape.block + shape.over_blocks(of_block) + shape.head
 
 
+def fast_training(shape: Shape, lanes: int) -> int:
+    """`form=fast` with a gradient: keys and values of no block stay in memory."""
+    of_lanes = shape.over_blocks(lambda block: _folding_weights(shape, lanes, block))
+    return bare(shape) - shape.block + of_lanes + shape.head
+
+
 COUNTS: dict[str, Callable[[Shape, int], int]] = {
-    "fast as built": fast_as_built,
-    "fast, K V averaged": fast,
+    "fast, evaluation": fast_evaluation,
+    "fast, training": fast_training,
+    "fast, K V everywhere": fast,
     "token as built": token_as_built,
     "token, no waste": token,
     "released code": official,

@@ -12,6 +12,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from cl_prompts.backbones.attention import run_block
+from cl_prompts.backbones.attention_input import AttentionInput
 from cl_prompts.backbones.insertions import Insertion, Prefix, TokenPrompts
 from cl_prompts.errors import BackboneError
 
@@ -232,10 +233,10 @@ class FrozenViT(nn.Module):
 
 
 class NormedStream:
-    """The states of the un-prompted backbone after each block's first norm: what its attention reads.
+    """What each block's attention reads in the un-prompted backbone, and its keys and values for who asks for them.
 
-    Iterating gives one tensor a block, float `(batch, tokens, width)`, without gradient; a block's attention and MLP
-    run when the next tensor is asked for, so the last block costs its norm alone. Bit-identical to timm's own pass.
+    Iterating gives one `AttentionInput` a block, without gradient; a block's attention and MLP run when the next one is
+    asked for, so the last block costs its norm alone and has no keys and values. Bit-identical to timm's own pass.
     """
 
     def __init__(self, backbone: FrozenViT, images: Tensor) -> None:
@@ -243,19 +244,20 @@ class NormedStream:
         self._images = images
         self._states: Tensor | None = None
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[AttentionInput]:
         states = self._backbone.tokens(self._images)
-        last = self._backbone.depth - 1
-        for index, block in enumerate(self._backbone.blocks):
+        blocks = self._backbone.blocks
+        for block in blocks[:-1]:
             with torch.no_grad():
-                normed = block.norm1(states)
+                seen = AttentionInput(block.norm1(states), cast("Attention", block.attn))
             # Outside of no_grad: the reader's own operations on it are to be recorded.
-            yield normed
-            if index == last:
-                break
+            yield seen
             with torch.no_grad():
-                states = states + block.drop_path1(block.ls1(block.attn(normed)))
+                states = states + block.drop_path1(block.ls1(seen.take_attended()))
                 states = states + block.drop_path2(block.ls2(block.mlp(block.norm2(states))))
+        with torch.no_grad():
+            last = AttentionInput(blocks[-1].norm1(states), None)
+        yield last
         self._states = states
 
     @torch.no_grad()

@@ -2,14 +2,15 @@
 
 Four facts make it exact. The stream ignores the lanes. Only a lane's class token reaches the head, so summaries serve
 as keys and values alone. A summary is a weighted mean of the stream's tokens and its key is linear in it, so projection
-and mean change places: the class token's query, folded into the key weights, asks every token of the stream once a
-head, the selectors' weights A average the answers into the scores of the summaries, and the value is
-Wv ((p A) x) + bv sum p. No summary is formed, and no token but the class token is ever projected. The path of the
+and mean change places: the class token's query asks every token of the stream once a head, the selectors' weights A
+average the answers into the scores of the summaries, and the value is (p A) V. No summary is formed. The path of the
 selectors contains no image, so it is computed once for all of them.
 
-A lane then costs 14 D^2 + S N D + 2 H N D + 2 H S N + 2 (1 + K) D multiplications a block and image, and of the last
-block of the stream only the first norm is left. Where keys are normalised (`qk_norm`) scores are not linear: use the
-token form.
+Evaluation reads the keys and values that the stream's own attention computes. A lane then costs
+12 D^2 + S N D + 2 N D + 2 H S N + 2 (1 + K) D multiplications a block and image. In training, and in the last block,
+whose attention the stream never runs, weights are folded into query and value instead (`summaries`), at
+14 D^2 + S N D + 2 H N D + 2 H S N + 2 (1 + K) D. Of the last block of the stream only the first norm is left. Where
+keys are normalised (`qk_norm`) scores are not linear: use the token form.
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from cl_prompts.backbones.attention import projection_weights, run_block
+from cl_prompts.backbones.attention import run_block
+from cl_prompts.backbones.attention_input import AttentionInput
 from cl_prompts.backbones.insertions import Prefix
 from cl_prompts.errors import BackboneError
 from cl_prompts.lanes.inputs import DROP_AND_REPLACE, LaneInputs
 from cl_prompts.lanes.merging import merge_tokens
+from cl_prompts.lanes.summaries import summaries_of
 
 
 def fast_class_tokens(
-    blocks: Sequence[Block], stream: Iterable[Tensor], inputs: LaneInputs, path: Sequence[Tensor] | None = None
+    blocks: Sequence[Block], stream: Iterable[AttentionInput], inputs: LaneInputs, path: Sequence[Tensor] | None = None
 ) -> Tensor:
     """The class token of each lane after the last block, before the final norm, float `(batch, lanes, width)`.
 
@@ -39,7 +42,7 @@ def fast_class_tokens(
 
     Args:
         blocks: the frozen blocks.
-        stream: what each block's attention sees, float `(batch, tokens, width)` a block: `FrozenViT.normed_stream`.
+        stream: what each block's attention reads: `FrozenViT.normed_stream`.
         inputs: the lanes.
         path: the result of `selector_path`, where it is known already.
 
@@ -90,46 +93,28 @@ def _summarise(selectors: Tensor, seen: Tensor) -> Tensor:
 
 
 def _attend_summaries(
-    block: Block, class_token: Tensor, selectors: Tensor, seen: Tensor, prompts: Tensor | None
+    block: Block, class_token: Tensor, selectors: Tensor, seen: AttentionInput, prompts: Tensor | None
 ) -> Tensor:
     """Attention output for class tokens `(batch or 1, lanes or 1, width)`, `(batch, lanes, width)`."""
     attention = cast("Attention", block.attn)
-    heads = (attention.num_heads, attention.head_dim)
     query, key, value = _project(attention, block.norm1(class_token))
     query = query * attention.scale
-    averaging = selector_weights(selectors, seen).to(seen.dtype)
+    averaging = selector_weights(selectors, seen.normed).to(seen.normed.dtype)
     batch, lanes = averaging.shape[:2]
 
-    key_weight, key_bias = projection_weights(attention, 1, 2)
-    folded = _each_head(query, key_weight.view(*heads, -1))
-    of_tokens = folded.flatten(1, 2).to(seen.dtype) @ seen.transpose(1, 2)
-    of_summaries = of_tokens.unflatten(1, folded.shape[1:3]) @ averaging.transpose(2, 3).to(of_tokens.dtype)
-    if key_bias is not None:
-        of_summaries = of_summaries + (query * key_bias.view(heads)).sum(-1, keepdim=True)
-    scores = [(query * key).sum(-1, keepdim=True).expand(batch, lanes, -1, -1), of_summaries]
+    summaries = summaries_of(attention, seen)
+    scores = [(query * key).sum(-1, keepdim=True).expand(batch, lanes, -1, -1), summaries.scores(query, averaging)]
     if prompts is not None:
         every = query.expand(-1, lanes, -1, -1)
         of_prompts = torch.einsum("bthd,tkhd->bthk", every, prompts[:, 0].to(query.dtype))
         scores.append(of_prompts.expand(batch, -1, -1, -1))
-    weights = _softmax(torch.cat(scores, dim=-1)).to(seen.dtype)
+    weights = _softmax(torch.cat(scores, dim=-1)).to(averaging.dtype)
     own, read, prompted = weights.tensor_split([1, 1 + selectors.shape[1]], dim=-1)
 
-    of_tokens = (read @ averaging).flatten(1, 2)
-    seen_by_heads = (of_tokens @ seen.to(of_tokens.dtype)).unflatten(1, (lanes, attention.num_heads))
-    value_weight, value_bias = projection_weights(attention, 2, 3)
-    attended = own * value + _each_head(seen_by_heads, value_weight.view(*heads, -1).transpose(1, 2))
-    if value_bias is not None:
-        attended = attended + read.sum(-1, keepdim=True) * value_bias.view(heads)
+    attended = own * value + summaries.values(read, averaging)
     if prompts is not None:
         attended = attended + torch.einsum("bthk,tkhd->bthd", prompted, prompts[:, 1].to(prompted.dtype))
     return attention.proj(attention.norm(attended.flatten(2)))
-
-
-def _each_head(vectors: Tensor, matrices: Tensor) -> Tensor:
-    """A matrix a head: `(batch, lanes, heads, a)` times `(heads, a, b)` gives `(batch, lanes, heads, b)`."""
-    batch, lanes, heads, width = vectors.shape
-    rows = vectors.permute(2, 0, 1, 3).reshape(heads, batch * lanes, width)
-    return (rows @ matrices.to(rows.dtype)).unflatten(1, (batch, lanes)).permute(1, 2, 0, 3)
 
 
 def _project(attention: Attention, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,12 +128,12 @@ def _finish(block: Block, tokens: Tensor, attended: Tensor) -> Tensor:
     return tokens + block.ls2(block.mlp(block.norm2(tokens)))
 
 
-def _through_tokens(blocks: Sequence[Block], stream: Iterable[Tensor], inputs: LaneInputs) -> Tensor:
+def _through_tokens(blocks: Sequence[Block], stream: Iterable[AttentionInput], inputs: LaneInputs) -> Tensor:
     """Without drop-and-replace: the image enters in the first block, then each lane is a short sequence of its own.
 
     Without selectors no image enters at all: one image is computed and stands for all.
     """
-    first = next(iter(stream))
+    first = next(iter(stream)).normed
     lanes, selectors, width = inputs.selectors.shape
     batch = first.shape[0] if selectors else 1
     start = inputs.class_token.expand(batch, lanes, 1, width)
@@ -186,14 +171,14 @@ def _prefixes(prompts: Tensor | None, batch: int) -> list[Prefix]:
     return [Prefix(every[:, 0], every[:, 1], space="projected")]
 
 
-def _through_merged_tokens(blocks: Sequence[Block], stream: Iterable[Tensor], inputs: LaneInputs) -> Tensor:
+def _through_merged_tokens(blocks: Sequence[Block], stream: Iterable[AttentionInput], inputs: LaneInputs) -> Tensor:
     """Token merging: the stream's class token asks, prompts and merged tokens answer; lanes share all but prompts."""
     class_token = inputs.class_token[None, None]
     for index, (block, seen) in enumerate(zip(blocks, stream, strict=True)):
         attention = cast("Attention", block.attn)
         with torch.no_grad():
-            merged = merge_tokens(seen, inputs.merged_tokens)
-            query = _project(attention, seen[:, :1])[0][:, 0]
+            merged = merge_tokens(seen.normed, inputs.merged_tokens)
+            query = _project(attention, seen.normed[:, :1])[0][:, 0]
             _, key, value = _project(attention, merged)
             of_merged = torch.einsum("bhd,bnhd->bhn", query, key)[:, None]
         prompts = inputs.prompts.get(index)

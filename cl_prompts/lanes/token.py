@@ -15,19 +15,20 @@ from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from cl_prompts.backbones.attention import projection_weights
+from cl_prompts.backbones.attention_input import AttentionInput
 from cl_prompts.lanes.inputs import DROP_AND_REPLACE, LaneInputs
 from cl_prompts.lanes.merging import merge_tokens
 
 
-def token_class_tokens(blocks: Sequence[Block], stream: Iterable[Tensor], inputs: LaneInputs) -> Tensor:
+def token_class_tokens(blocks: Sequence[Block], stream: Iterable[AttentionInput], inputs: LaneInputs) -> Tensor:
     """The class token of each lane after the last block, before the final norm, float `(batch, lanes, width)`.
 
     Args:
         blocks: the frozen blocks.
-        stream: what each block's attention sees, float `(batch, tokens, width)` a block: `FrozenViT.normed_stream`.
+        stream: what each block's attention reads: `FrozenViT.normed_stream`.
         inputs: the lanes.
     """
-    states = list(stream)
+    states = [seen.normed for seen in stream]
     lanes = [_one_lane(blocks, states, inputs, lane) for lane in range(inputs.lanes)]
     return torch.stack(lanes, dim=1)
 

@@ -265,7 +265,7 @@ class MultiLaneMethod(Method):
     def selector_attention(self, images: Tensor) -> Tensor:
         """What each selector looks at in the last block that reads the image, (batch, lanes, selectors, tokens)."""
         inputs = self.lanes.inputs(range(len(self.lanes)), self._class_token)
-        states = list(self.backbone.normed_stream(images))
+        states = [seen.normed for seen in self.backbone.normed_stream(images)]
         if self.settings.dandr == "off":
             return selector_weights(self.backbone.blocks[0].norm1(inputs.selectors), states[0])
         return selector_weights(selector_path(self.backbone.blocks, inputs)[-1], states[-1])

@@ -73,10 +73,13 @@ def measured():
     for tensor in (inputs.selectors, *inputs.prompts.values()):
         tensor.requires_grad_(False)  # the counter's hooks refuse what asks for a gradient under no_grad
 
-    @torch.no_grad()
-    def count(run):
+    def count(run, *, records=False):
         # The fused kernel of the processor is unknown to the counter.
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with (
+            torch.set_grad_enabled(records),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+        ):
             run()
         return counter.get_total_flops() // 2
 
@@ -94,14 +97,33 @@ def test_a_counter_on_the_token_form(measured):
     assert found == 2 * counts.token_as_built(shape, 3)
 
 
-def test_a_counter_on_the_fast_form(measured):
+@pytest.mark.parametrize("records", [False, True], ids=["evaluation", "training"])
+def test_a_counter_on_the_fast_form(measured, records):
     backbone, shape, images, inputs, count = measured
     with torch.no_grad():
         path = selector_path(backbone.blocks, inputs)
-    found = count(lambda: fast_class_tokens(backbone.blocks, backbone.normed_stream(images), inputs, path))
+    found = count(
+        lambda: fast_class_tokens(backbone.blocks, backbone.normed_stream(images), inputs, path), records=records
+    )
+    form, projections = (counts.fast_training, 4) if records else (counts.fast_evaluation, 3)
     width, lanes, batch = shape.width, inputs.lanes, len(images)
     not_products_of_matrices = batch * lanes * shape.depth * 2 * width  # a class token's own key and value
-    once_a_batch = 4 * width**2 + lanes * shape.prompts * width  # of the first block: query, folding, prompts' scores
+    # Of the first block: query, key, value and, in training, folding; the prompts' scores.
+    once_a_batch = projections * width**2 + lanes * shape.prompts * width
     counted_for_each_image = batch * lanes * shape.prompts * width
-    expected = batch * counts.fast_as_built(shape, lanes) - not_products_of_matrices
+    expected = batch * form(shape, lanes) - not_products_of_matrices
     assert found == expected - counted_for_each_image + once_a_batch
+
+
+@pytest.mark.parametrize("model", SHAPES)
+def test_what_a_lane_saves_in_evaluation(model):
+    shape = counts.Shape(**SHAPES[model])
+    saved = 2 * shape.width**2 + 2 * (shape.heads - 1) * shape.tokens * shape.width
+
+    def of_a_lane(form):
+        return form(shape, 6) - form(shape, 5)
+
+    # In the first block, where all lanes ask one question, half of it; in the last nothing.
+    first = shape.width**2 + (shape.heads - 1) * shape.tokens * shape.width
+    expected = (shape.depth - 2) * saved + first
+    assert of_a_lane(counts.fast_training) - of_a_lane(counts.fast_evaluation) == expected
