@@ -1,4 +1,4 @@
-"""Image files that official label files name: all are there, and each part becomes a data set of several labels.
+"""Image files that official label files or folders name: all are there, and each part becomes a data set.
 
 Pixels are read before the run where they are kept, else at each use only: a set of 20 GB is not read through to be read
 again. The identity therefore covers names, labels and sizes of the files, not their bytes.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 from scenarios.datasets._decoding import FilePixels
 from scenarios.datasets._image_files import FileReader, ImageFilesSettings, plan_reading, shifted
 from scenarios.datasets._selection import class_counts, describe_subset, training_subset
-from scenarios.datasets.base import ImageDataset, PixelSource, Progress, label_bytes
+from scenarios.datasets.base import ImageDataset, Normalisation, PixelSource, Progress, label_bytes
 from scenarios.errors import DataError
 
 
@@ -28,8 +29,9 @@ class LabelledFiles:
 
     Attributes:
         folder: folder of the image files.
-        names: file names in it.
-        targets: multi-hot uint8 `(files, classes)`; a file without a label keeps its row.
+        names: their paths in it, `/` between folders.
+        targets: class ids int64 `(files,)`, or multi-hot uint8 `(files, classes)`, where a file without a label keeps
+            its row.
         known: bool `(files, classes)` or None, as in `ImageDataset`.
     """
 
@@ -54,18 +56,20 @@ def file_datasets(
     advice: str,
     image_size: int,
     progress: Progress | None,
+    normalisation: Normalisation | None = None,
 ) -> tuple[ImageDataset, ImageDataset]:
     """Training and test part, every file found.
 
     Args:
         train: files and labels of the training part, before any subset.
         test: of the test part.
-        class_names: one name a column.
+        class_names: one name a class id.
         settings: subset and decoding.
         identity: name, version and rules of the labels.
         advice: what to do when a file is missing or damaged, an order.
         image_size: side in pixels where the settings leave it open.
         progress: called with (files done, files in all) where files are read before the run.
+        normalisation: mean and standard deviation of the data set, or None where none are known.
 
     Raises:
         DataError: a missing file; an unreadable one, or no room, where pixels are kept.
@@ -87,6 +91,7 @@ def file_datasets(
             part.targets,
             class_names,
             known=part.known,
+            normalisation=normalisation,
             identity={
                 **identity,
                 "part": word,
@@ -102,12 +107,15 @@ def file_datasets(
 
 
 def _sizes(part: LabelledFiles, advice: str) -> np.ndarray:
-    """Bytes of each file, int64 `(files,)`, from one look into the folder."""
-    try:
-        with os.scandir(part.folder) as entries:
-            found = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-    except OSError as error:
-        raise DataError(f"folder {part.folder} cannot be read ({error.strerror}); {advice}") from error
+    """Bytes of each file, int64 `(files,)`, from one look into each folder."""
+    found: dict[str, int] = {}
+    for inner in sorted({posixpath.dirname(name) for name in part.names}):
+        try:
+            with os.scandir(part.folder / inner) as entries:
+                found |= {posixpath.join(inner, e.name): e.stat().st_size for e in entries if e.is_file()}
+        except OSError as error:
+            folder = part.folder / inner
+            raise DataError(f"folder {folder} cannot be read ({error.strerror}); {advice}") from error
     # A name that another system spells in other code points is still found when it is asked for.
     sizes = [found[name] if name in found else _size(part.folder / name) for name in part.names]
     missing = [name for name, size in zip(part.names, sizes, strict=True) if size < 0]
@@ -150,7 +158,7 @@ def _digest(part: LabelledFiles, sizes: np.ndarray, class_names: Sequence[str]) 
 def _label_notes(part: LabelledFiles, class_names: Sequence[str], word: str) -> list[str]:
     """What is unusual about the labels of a part, counted, beside what the plan of the stream tells of training."""
     notes = []
-    blank = np.count_nonzero(~part.targets.any(axis=1))
+    blank = np.count_nonzero(~part.targets.any(axis=1)) if part.targets.ndim == 2 else 0
     if blank and word == "test":
         notes.append(f"{blank} of {len(part.names)} test images have no label; no evaluation uses them")
     absent = np.flatnonzero(class_counts(part.targets, len(class_names)) == 0)
