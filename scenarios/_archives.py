@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
@@ -71,8 +72,8 @@ def verify(archive: Path, limits: Limits, *, advice: str) -> None:
 def unpack(archives: Sequence[Path], folder: Path, limits: Limits, *, advice: str) -> None:
     """Unpack archives into a folder, which has all of them afterwards, or after an error nothing new.
 
-    They go to a temporary folder inside `folder` first. What they have at their top is then renamed; where `folder`
-    has such a folder already, its files are replaced one by one.
+    They go to a temporary folder inside `folder` first, where a later archive replaces files of an earlier one. What
+    they have at their top is then renamed; where `folder` has such a folder already, its files are replaced one by one.
 
     Args:
         archives: the files.
@@ -86,11 +87,15 @@ def unpack(archives: Sequence[Path], folder: Path, limits: Limits, *, advice: st
     """
     temporary = folder / f".unpacking-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    together = temporary / "together"
+    together.mkdir(parents=True)
     try:
-        for archive in archives:
-            _walk(archive, limits, advice, lambda member: _open_target(temporary, member))
-        _move_into(temporary, folder)
+        for number, archive in enumerate(archives):
+            alone = temporary / str(number)
+            alone.mkdir()
+            _walk(archive, limits, advice, partial(_open_target, alone))
+            _move_into(alone, together)
+        _move_into(together, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

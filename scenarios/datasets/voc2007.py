@@ -11,12 +11,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from scenarios.datasets._downloads import clear_errors, data_root
+from scenarios._archives import Limits
+from scenarios._downloads import RemoteFile
 from scenarios.datasets._image_files import ImageFilesSettings
 from scenarios.datasets._listed_files import LabelledFiles, file_datasets
+from scenarios.datasets._official import Official, data_root
 from scenarios.datasets._voc_lists import class_list, read_voc
 from scenarios.datasets.base import ImageDataset, Progress
-from scenarios.errors import DataError
 
 CLASS_NAMES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -24,16 +25,36 @@ CLASS_NAMES = (
 )  # fmt: skip
 """The 20 classes, sorted; the column of a class is its place here."""
 
-ARCHIVES = {
-    "trainval": ("VOCtrainval_06-Nov-2007.tar", "c52e279531787c972589f7e41ab4ae64"),
-    "test": ("VOCtest_06-Nov-2007.tar", "b6e924de25625d8de591ea690078ad9f"),
-}
-"""Official archive and its md5 for each split."""
+SPLITS = ("trainval", "test")
+"""Training and test part."""
 
-HOST = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2007/"
-"""Where the archives are."""
-
+_HOST = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2007/"
 _KIT = Path("VOCdevkit") / "VOC2007"
+
+
+def _missing(root: Path) -> Path | None:
+    """The first class list that is not there."""
+    folder = root / _KIT / "ImageSets" / "Main"
+    paths = (class_list(folder, name, split) for split in SPLITS for name in CLASS_NAMES)
+    return next((path for path in paths if not path.is_file()), None)
+
+
+VOC2007 = Official(
+    name="voc2007",
+    files=tuple(
+        RemoteFile(_HOST + name, name, md5=md5)
+        for name, md5 in (
+            ("VOCtrainval_06-Nov-2007.tar", "c52e279531787972c589f7e41ab4ae64"),
+            ("VOCtest_06-Nov-2007.tar", "b6e924de25625d8de591ea690078ad9f"),
+        )
+    ),
+    tree="VOCdevkit/VOC2007/ with ImageSets/Main and JPEGImages",
+    missing=_missing,
+    images={"train": 5_011, "test": 4_952},
+    limits=Limits(max_files=60_000, max_bytes=3_000_000_000),
+    unpacked_bytes=950_000_000,
+)
+"""The official files."""
 
 
 class Voc2007Settings(ImageFilesSettings):
@@ -60,22 +81,18 @@ def num_classes(settings: Voc2007Settings) -> int:
     return len(CLASS_NAMES)
 
 
+def official(settings: Voc2007Settings) -> list[Official]:
+    """Records of the official files."""
+    return [VOC2007]
+
+
 def check(settings: Voc2007Settings) -> None:
     """Refuse at once class lists that are neither there nor to be downloaded.
 
     Raises:
         DataError: a class list is missing although `download` is false.
     """
-    root = data_root(settings.root)
-    if settings.download:
-        return
-    for split in ARCHIVES:
-        missing = _missing_list(root, split)
-        if missing is not None:
-            raise DataError(
-                f"dataset=voc2007: class list {missing} is missing; set dataset.download=true, or {_by_hand(root)}, "
-                "or point dataset.root at the folder that contains VOCdevkit"
-            )
+    VOC2007.require(data_root(settings.root), download=settings.download)
 
 
 def load(
@@ -91,11 +108,8 @@ def load(
     Raises:
         DataError: missing, damaged, not downloadable, not writable.
     """
-    check(settings)
     root = data_root(settings.root)
-    for split in ARCHIVES:
-        if _missing_list(root, split) is not None:
-            _fetch(root, split)
+    VOC2007.provide(root, download=settings.download)
     advice = f"delete {root / _KIT} and unpack the official archives again (dataset.download=true does)"
 
     def part(split: str) -> LabelledFiles:
@@ -118,23 +132,3 @@ def load(
         image_size=image_size,
         progress=progress,
     )
-
-
-def _missing_list(root: Path, split: str) -> Path | None:
-    """The first class list of a split that is not there."""
-    paths = (class_list(root / _KIT / "ImageSets" / "Main", name, split) for name in CLASS_NAMES)
-    return next((path for path in paths if not path.is_file()), None)
-
-
-def _fetch(root: Path, split: str) -> None:
-    """Download and unpack the archive of a split; one already in the folder is only checked and unpacked."""
-    from torchvision.datasets.utils import download_and_extract_archive
-
-    name, md5 = ARCHIVES[split]
-    with clear_errors("voc2007", root, by_hand=_by_hand(root), download=True, megabytes=2000):
-        download_and_extract_archive(HOST + name, str(root), filename=name, md5=md5)
-
-
-def _by_hand(root: Path) -> str:
-    names = " and ".join(name for name, _ in ARCHIVES.values())
-    return f"get {names} from {HOST} on a machine with network and put both into {root}"

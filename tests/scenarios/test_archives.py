@@ -81,8 +81,13 @@ def test_several_archives_share_a_folder_and_join_what_is_there(tmp_path):
     (target / "top" / "own").write_text("kept")
     one = write_tar(tmp_path / "1", {"top/a.txt": b"new"})
     two = write_tar(tmp_path / "2", {"top/b.txt": b"two", "else/c": b"c"})
-    unpack([one, two], target, LIMITS, advice="")
-    assert tree(target) == {"top/a.txt": b"new", "top/own": b"kept", "top/b.txt": b"two", "else/c": b"c"}
+    three = write_zip(tmp_path / "3", {"top/b.txt": b"three"})
+    unpack([one, two, three], target, LIMITS, advice="")
+    assert tree(target) == {"top/a.txt": b"new", "top/own": b"kept", "top/b.txt": b"three", "else/c": b"c"}
+    three.write_bytes(three.read_bytes()[:-30])
+    with pytest.raises(DataError):
+        unpack([write_tar(tmp_path / "4", {"new": b"4"}), three], target, LIMITS, advice="")
+    assert "new" not in tree(target)
 
 
 @pytest.mark.parametrize("mode", TAR_MODES)

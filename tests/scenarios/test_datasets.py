@@ -1,11 +1,14 @@
 """Data sets that need no files of the user: discovery, settings, digits, CIFAR, seeded selection."""
 
 import hashlib
+import multiprocessing
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
-import urllib.error
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +17,11 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from local_server import serving
 from pydantic import ValidationError
 
-from scenarios.datasets import check_dataset, dataset_names, load_dataset, read_dataset_settings
+from scenarios._downloads import RemoteFile
+from scenarios.datasets import check_dataset, cifar10, cifar100, dataset_names, load_dataset, read_dataset_settings
 from scenarios.datasets._selection import stratified_split, training_subset
 from scenarios.datasets.base import ArrayPixels, DatasetSettings, ImageDataset, array_dataset
 from scenarios.errors import DataError
@@ -256,9 +261,7 @@ def test_subset_takes_so_many_of_each_class(targets, count, seed):
 
 @pytest.fixture
 def tiny_cifar(tmp_path, monkeypatch):
-    """A root with three training and two test images in the official layout, and torchvision told their checksums."""
-    import torchvision.datasets
-
+    """A root with three training and two test images in the official layout, and a record with their checksums."""
     root = tmp_path / "data"
     folder = root / "cifar-100-python"
     folder.mkdir(parents=True)
@@ -272,12 +275,22 @@ def tiny_cifar(tmp_path, monkeypatch):
     for name, value in content.items():
         data = pickle.dumps(value)
         (folder / name).write_bytes(data)
-        sums[name] = hashlib.md5(data).hexdigest()
-    kind = torchvision.datasets.CIFAR100
-    monkeypatch.setattr(kind, "train_list", [["train", sums["train"]]])
-    monkeypatch.setattr(kind, "test_list", [["test", sums["test"]]])
-    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": sums["meta"]})
+        sums[name] = (name, hashlib.md5(data).hexdigest())
+    tiny = replace(cifar100.CIFAR100, train=(sums["train"],), test=(sums["test"],), names=sums["meta"])
+    monkeypatch.setattr(cifar100, "CIFAR100", tiny)
     return root, content
+
+
+def archived(root, monkeypatch):
+    """Put the folder of a tiny CIFAR into its archive, of which the record knows the checksum."""
+    archive = root / "cifar-100-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(root / "cifar-100-python", "cifar-100-python")
+    shutil.rmtree(root / "cifar-100-python")
+    md5 = hashlib.md5(archive.read_bytes()).hexdigest()
+    record = RemoteFile("http://127.0.0.1:9/x", archive.name, md5=md5)
+    monkeypatch.setattr(cifar100, "CIFAR100", replace(cifar100.CIFAR100, archive=record))
+    return archive
 
 
 def cifar_settings(root, **values):
@@ -288,7 +301,25 @@ def no_network(monkeypatch, error):
     def refuse(*_, **__):
         raise error
 
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    for name in ("getaddrinfo", "create_connection"):
+        monkeypatch.setattr(socket, name, refuse)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_records_are_those_of_torchvision(name):
+    import torchvision.datasets
+
+    official = getattr(torchvision.datasets, name.upper())
+    record = {"cifar10": cifar10.CIFAR10, "cifar100": cifar100.CIFAR100}[name]
+    assert record.archive == RemoteFile(official.url, official.filename, md5=official.tgz_md5)
+    assert record.folder == official.base_folder
+    assert [list(file) for file in record.train] == official.train_list
+    assert [list(file) for file in record.test] == official.test_list
+    assert (*record.names, record.names_key) == (
+        official.meta["filename"],
+        official.meta["md5"],
+        official.meta["key"],
+    )
 
 
 def test_cifar_keeps_official_pixels_labels_and_names(tiny_cifar, monkeypatch):
@@ -326,40 +357,67 @@ def test_cifar_missing_without_download(tmp_path):
     ):
         with pytest.raises(DataError) as caught:
             action()
-        assert str(tmp_path) in one_line(caught)
-        assert "dataset.download=true" in str(caught.value)
+        for part in (tmp_path, "dataset.download=true", "cifar-100-python.tar.gz", "https://", "train, test, meta"):
+            assert str(part) in one_line(caught)
 
 
-@pytest.mark.parametrize("download, advice", [(False, "dataset.download=true"), (True, "could not be downloaded")])
-def test_cifar_damaged_file(tiny_cifar, monkeypatch, download, advice):
+def test_cifar_damaged_file_is_never_unpickled(tiny_cifar, monkeypatch):
     root, _ = tiny_cifar
     path = root / "cifar-100-python" / "test"
     path.write_bytes(path.read_bytes()[:-1])
-    no_network(monkeypatch, urllib.error.URLError("Name or service not known"))
-    with pytest.raises(DataError, match=advice) as caught:
-        load_dataset("cifar100", cifar_settings(root, download=download), image_size=32)
-    assert str(root) in one_line(caught)
+    monkeypatch.setattr(pickle, "loads", lambda data, encoding: {"fine_label_names": [], "data": [], "fine_labels": []})
+    with pytest.raises(DataError, match=r"dataset\.download=true") as caught:
+        load_dataset("cifar100", cifar_settings(root), image_size=32)
+    assert str(path) in one_line(caught)
 
 
-@pytest.mark.parametrize("error", [urllib.error.URLError("Name or service not known"), TimeoutError("timed out")])
-def test_cifar_offline(tmp_path, monkeypatch, error):
-    no_network(monkeypatch, error)
-    before = socket.getdefaulttimeout()
+def test_cifar_offline(tmp_path, monkeypatch):
+    no_network(monkeypatch, socket.gaierror("Name or service not known"))
     with pytest.raises(DataError, match="could not be downloaded") as caught:
         load_dataset("cifar10", read_dataset_settings("cifar10")(root=str(tmp_path)), image_size=32)
     assert "https://" in one_line(caught)
     assert "cifar-10-python.tar.gz" in str(caught.value)
-    assert socket.getdefaulttimeout() == before
 
 
-def test_cifar_archive_with_wrong_checksum(tmp_path, monkeypatch):
-    import torchvision.datasets.utils
-
-    monkeypatch.setattr(torchvision.datasets.utils, "_get_redirect_url", lambda url, max_hops: url)
-    monkeypatch.setattr(torchvision.datasets.utils, "_urlretrieve", lambda _, path: Path(path).write_bytes(b"<html>"))
-    with pytest.raises(DataError, match="checksum") as caught:
+def test_cifar_archive_with_wrong_checksum(tmp_path):
+    archive = tmp_path / "cifar-10-python.tar.gz"
+    archive.write_bytes(b"<html>")
+    with pytest.raises(DataError, match=r"is not the official file .* an HTML page") as caught:
         load_dataset("cifar10", read_dataset_settings("cifar10")(root=str(tmp_path)), image_size=32)
-    assert "put cifar-10-python.tar.gz into" in one_line(caught)
+    assert f"delete {archive}" in one_line(caught)
+
+
+@pytest.mark.parametrize("download", [True, False])
+def test_cifar_is_unpacked_from_an_archive_put_there(tiny_cifar, monkeypatch, download):
+    root, content = tiny_cifar
+    archived(root, monkeypatch)
+    no_network(monkeypatch, AssertionError("nothing to download"))
+    train, _ = load_dataset("cifar100", cifar_settings(root, download=download), image_size=32)
+    assert np.array_equal(train.images([0, 1, 2]).numpy().reshape(3, -1), content["train"]["data"])
+
+
+def _load_in_process(root, answers):
+    train, test = load_dataset("cifar100", cifar_settings(root), image_size=32)
+    answers.put((len(train), len(test)))
+
+
+def test_two_processes_that_want_cifar_at_once(tiny_cifar, monkeypatch, tmp_path):
+    root, _ = tiny_cifar
+    archive = archived(root, monkeypatch)
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    with serving({archive.name: archive.read_bytes()}, pause=0.1) as server:
+        record = replace(cifar100.CIFAR100.archive, url=f"{server.url}/{archive.name}")
+        monkeypatch.setattr(cifar100, "CIFAR100", replace(cifar100.CIFAR100, archive=record))
+        archive.unlink()
+        processes = [context.Process(target=_load_in_process, args=(root, answers)) for _ in range(2)]
+        for process in processes:
+            process.start()
+        assert [answers.get(timeout=30) for _ in processes] == [(3, 2)] * 2
+        for process in processes:
+            process.join()
+        assert len(server.requests) == 1
+    assert {path.name for path in root.iterdir() if not path.name.startswith(".")} == {"cifar-100-python", archive.name}
 
 
 def test_cifar_root_that_is_a_file(tmp_path):

@@ -1,8 +1,11 @@
 """`voc2007` and `coco2014` on tiny generated trees in the official layouts, and against what published loaders read."""
 
+import hashlib
 import json
 import pickle
-import urllib.error
+import socket
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -376,17 +379,16 @@ def test_other_files_beside_the_class_lists_are_not_read(tmp_path):
 def test_archives_are_those_of_torchvision():
     from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-    for split, key in (("trainval", "2007"), ("test", "2007-test")):
+    for file, key in zip(voc2007.VOC2007.files, ("2007", "2007-test"), strict=True):
         official = DATASET_YEAR_DICT[key]
-        assert voc2007.ARCHIVES[split] == (official["filename"], official["md5"])
-        assert official["url"].endswith(f"/pascal/VOC/voc2007/{official['filename']}")
+        assert (file.url, file.name, file.md5) == (official["url"], official["filename"], official["md5"])
     assert list(voc2007.CLASS_NAMES) == sorted(set(voc2007.CLASS_NAMES))
     assert len(voc2007.CLASS_NAMES) == 20
 
 
 def test_voc_missing_without_download(tmp_path):
     needles = ("VOCtrainval_06-Nov-2007.tar", "VOCtest_06-Nov-2007.tar", "https://", tmp_path, "dataset.download=true")
-    refused("voc2007", Voc(root=str(tmp_path), download=False), "class list", *needles, checked=True)
+    refused("voc2007", Voc(root=str(tmp_path), download=False), "aeroplane_trainval.txt", *needles, checked=True)
     root = write_voc(tmp_path)
     missing = root / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main" / "sofa_test.txt"
     missing.unlink()
@@ -395,38 +397,37 @@ def test_voc_missing_without_download(tmp_path):
 
 def test_voc_offline(tmp_path, monkeypatch):
     def refuse(*_, **__):
-        raise urllib.error.URLError("Name or service not known")
+        raise socket.gaierror("Name or service not known")
 
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
     refused("voc2007", Voc(root=str(tmp_path)), "could not be downloaded", "Name or service", "VOCtest_06-Nov-2007.tar")
 
 
-def test_voc_is_unpacked_from_archives_put_there(tmp_path, monkeypatch):
-    import hashlib
-    import tarfile
-
+@pytest.mark.parametrize("unpacked_before", [False, True])
+def test_voc_is_unpacked_from_archives_put_there(tmp_path, monkeypatch, unpacked_before):
     source = write_voc(tmp_path / "source")
     root = tmp_path / "root"
-    root.mkdir()
-    sums = {}
-    for split, (name, _) in voc2007.ARCHIVES.items():
-        with tarfile.open(root / name, "w") as archive:
+    if unpacked_before:  # one class list of it was lost
+        write_voc(root)
+        (root / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main" / "sofa_test.txt").unlink()
+    root.mkdir(exist_ok=True)
+    files = []
+    for file, split in zip(voc2007.VOC2007.files, voc2007.SPLITS, strict=True):
+        with tarfile.open(root / file.name, "w") as archive:
             for path in sorted(source.rglob("*")):
                 if path.suffix == ".jpg" or path.name.endswith(f"_{split}.txt"):
                     archive.add(path, path.relative_to(source))
-        sums[split] = (name, hashlib.md5((root / name).read_bytes()).hexdigest())
-    monkeypatch.setattr(voc2007, "ARCHIVES", sums)
+        files.append(replace(file, md5=hashlib.md5((root / file.name).read_bytes()).hexdigest()))
+    monkeypatch.setattr(voc2007, "VOC2007", replace(voc2007.VOC2007, files=tuple(files)))
     train, test = load_dataset("voc2007", Voc(root=str(root)), image_size=6)
     assert (len(train), len(test)) == (4, 1)
     assert train.identity["sha256"] == load_voc(source)[0].identity["sha256"]
 
 
-def test_voc_archive_with_wrong_checksum(tmp_path, monkeypatch):
-    import torchvision.datasets.utils
-
-    monkeypatch.setattr(torchvision.datasets.utils, "_get_redirect_url", lambda url, max_hops: url)
-    monkeypatch.setattr(torchvision.datasets.utils, "_urlretrieve", lambda _, path: Path(path).write_bytes(b"<html>"))
-    refused("voc2007", Voc(root=str(tmp_path)), "checksum", f"put both into {tmp_path}")
+def test_voc_archive_with_wrong_checksum(tmp_path):
+    archive = tmp_path / "VOCtrainval_06-Nov-2007.tar"
+    archive.write_bytes(b"<html>")
+    refused("voc2007", Voc(root=str(tmp_path)), archive, "md5", "an HTML page", f"put it into {tmp_path}")
 
 
 @pytest.mark.parametrize(
