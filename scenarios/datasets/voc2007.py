@@ -44,7 +44,7 @@ VOC2007 = Official(
     files=tuple(
         RemoteFile(_HOST + name, name, md5=md5)
         for name, md5 in (
-            ("VOCtrainval_06-Nov-2007.tar", "c52e279531787972c589f7e41ab4ae64"),
+            ("VOCtrainval_06-Nov-2007.tar", "c52e279531787c972589f7e41ab4ae64"),
             ("VOCtest_06-Nov-2007.tar", "b6e924de25625d8de591ea690078ad9f"),
         )
     ),
