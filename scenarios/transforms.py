@@ -1,16 +1,16 @@
 """From uint8 images to what a backbone takes: the evaluation transform and random training transforms.
 
-Order of the training transforms as in the published Si-Blurry code: AutoAugment at native size, resize, random crop
-with 4 pixels of padding, horizontal flip, normalisation; or, as in the published MULTI-LANE code, a random resized
-crop, horizontal flip, normalisation. Random numbers come from Philox (Salmon et al., Parallel
-random numbers: as easy as 1, 2, 3; SC 2011) keyed by the seed and the sample and counted by the pass, so that an
-image gets the same pixels whatever the batch, the workers or the order. No global random state is read or changed.
+Which steps a name stands for is data of `scenarios.presets`; their order is that of the published Si-Blurry code:
+AutoAugment at native size, resize, random crop with 4 pixels of padding, horizontal flip, normalisation; or, as in most
+other published code, a random resized crop, horizontal flip, normalisation. Random numbers come from Philox (Salmon et
+al., Parallel random numbers: as easy as 1, 2, 3; SC 2011) keyed by the seed and the sample and counted by the pass, so
+that an image gets the same pixels whatever the batch, the workers or the order. No global random state is read or
+changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from torchvision.transforms.v2.functional import center_crop, resize
 
 from scenarios import _resized_crop
 from scenarios.errors import DataError
+from scenarios.presets import AUGMENTATIONS
 
 PADDING = 4
 """Pixels of black around the resized image before the random crop."""
@@ -29,29 +30,28 @@ PADDING = 4
 _INTERPOLATIONS = {mode.value: mode for mode in (v2.InterpolationMode.BILINEAR, v2.InterpolationMode.BICUBIC)}
 
 
-@dataclass(frozen=True)
-class _Recipe:
-    """The random steps of one value of `augmentation`."""
-
-    policy: v2.AutoAugmentPolicy | None = None
-    resized_crop: bool = False
-    crop: bool = False
-    flip: bool = False
+def _resized(images: Tensor, size: int, mode: v2.InterpolationMode) -> Tensor:
+    if images.shape[-2:] == (size, size):
+        return images
+    return resize(images, [size, size], interpolation=mode, antialias=True)
 
 
-AUGMENTATIONS = {
-    "none": _Recipe(),
-    "crop": _Recipe(crop=True),
-    "crop_flip": _Recipe(crop=True, flip=True),
-    "resized_crop_flip": _Recipe(resized_crop=True, flip=True),
-    "autoaugment_cifar10": _Recipe(v2.AutoAugmentPolicy.CIFAR10, crop=True, flip=True),
-    "autoaugment_imagenet": _Recipe(v2.AutoAugmentPolicy.IMAGENET, crop=True, flip=True),
-}
-"""The random steps behind each name that `protocol.augmentation` may have."""
+def _centre(images: Tensor, size: int, mode: v2.InterpolationMode) -> Tensor:
+    if min(images.shape[-2:]) < size:
+        return _resized(images, size, mode)
+    return center_crop(images, [size, size])
 
 
-CROPS = ("resize", "centre")
-"""How an image of another shape becomes a square: resized, or its centre cut out."""
+def _resized_centre(images: Tensor, size: int, mode: v2.InterpolationMode) -> Tensor:
+    shorter = size * _ENLARGED // _KEPT
+    return center_crop(resize(images, [shorter], interpolation=mode, antialias=True), [size, size])
+
+
+_ENLARGED, _KEPT = 256, 224
+"""Published sides in pixels to which the shorter side is resized and which the centre keeps; others in proportion."""
+
+CROPS = {"resize": _resized, "centre": _centre, "resized_centre": _resized_centre}
+"""How an image becomes a square, by the name that `protocol.eval_crop` may have: see `EvalTransform`."""
 
 
 class EvalTransform:
@@ -63,7 +63,9 @@ class EvalTransform:
         std: their standard deviation.
         interpolation: `bilinear` or `bicubic`.
         crop: `resize` resizes an image of another shape, with antialiasing; `centre` cuts the central square out of an
-            image that is nowhere smaller, as torchvision's `CenterCrop`, and resizes any other.
+            image that is nowhere smaller, as torchvision's `CenterCrop`, and resizes any other; `resized_centre`
+            resizes the shorter side to 256/224 of `size`, rounded down, and cuts the central square out: the usual
+            evaluation of ImageNet models, of an image of `size`, too.
 
     Raises:
         DataError: a size below 1, not three means and standard deviations, a deviation of 0, another interpolation or
@@ -102,13 +104,8 @@ class EvalTransform:
         return self.normalise(self.square(images))
 
     def square(self, images: Tensor) -> Tensor:
-        """Uint8 `(..., 3, size, size)`, rounded as Pillow does; the input itself where it has that shape already."""
-        if images.shape[-2:] == (self.size, self.size):
-            return images
-        if self.crop == "centre" and min(images.shape[-2:]) >= self.size:
-            return center_crop(images, [self.size, self.size])
-        mode = _INTERPOLATIONS[self.interpolation]
-        return resize(images, [self.size, self.size], interpolation=mode, antialias=True)
+        """Uint8 `(..., 3, size, size)`, rounded as Pillow does; the input itself where nothing changes it."""
+        return CROPS[self.crop](images, self.size, _INTERPOLATIONS[self.interpolation])
 
     def normalise(self, images: Tensor) -> Tensor:
         """Float32 `(pixel / 255 - mean) / std` of uint8 `(..., 3, height, width)`."""
@@ -156,14 +153,14 @@ class TrainTransform:
         self.augmentation = augmentation
         self.per = per
         self.seed = seed
-        recipe = AUGMENTATIONS[augmentation]
-        self._recipe = recipe
-        self._auto_augment = None if recipe.policy is None else v2.AutoAugment(recipe.policy)
+        self._steps = AUGMENTATIONS[augmentation]
+        policy = self._steps.policy
+        self._auto_augment = None if policy is None else v2.AutoAugment(v2.AutoAugmentPolicy(policy))
 
     @property
     def is_random(self) -> bool:
         """Whether two passes over an image can differ; if not, the result equals `EvalTransform`'s exactly."""
-        return self._recipe != AUGMENTATIONS["none"]
+        return self._steps != AUGMENTATIONS["none"]
 
     def __call__(
         self, images: Tensor, sample_ids: Tensor | np.ndarray | Sequence[int], passes: int | Sequence[int]
@@ -183,23 +180,27 @@ class TrainTransform:
         draws = self._draws(np.asarray(torch.as_tensor(sample_ids).cpu()), passes)
         if self._auto_augment is not None:
             images = _auto_augment(images, self._auto_augment, draws)
-        if self._recipe.resized_crop:
-            images = _resized_crop.random_resized_crops(images, draws[:, _WORDS:], self.evaluation.size)
-        images = self.evaluation.square(images)
-        if self._recipe.crop:
+        area = self._steps.smallest_area
+        if area is None:
+            images = self.evaluation.square(images)
+        else:
+            images = _resized_crop.random_resized_crops(images, draws[:, _WORDS:], self.evaluation.size, area)
+        if self._steps.crop:
             images = _crop(images, draws)
-        if self._recipe.flip:
+        if self._steps.flip:
             images = _flip(images, draws)
         return self.evaluation.normalise(images)
 
     def _draws(self, sample_ids: np.ndarray, passes: int | Sequence[int]) -> np.ndarray:
         """Random words uint64 `(batch, words)`, or `(1, words)` shared by the batch."""
-        number = _WORDS + (_resized_crop.WORDS if self._recipe.resized_crop else 0)
+        number = _WORDS + (0 if self._steps.smallest_area is None else _resized_crop.WORDS)
         keys = sample_ids[:1] if self.per == "batch" else sample_ids
         counts = [passes] * len(keys) if isinstance(passes, int) else passes[: len(keys)]
+        # As a list, a seed above 2**63 would become floating point and lose its last digits.
+        pairs = np.array([[self.seed] * len(keys), keys], dtype=np.uint64).T
         words = [
-            np.random.Philox(key=[self.seed, int(sample)], counter=[0, 0, 0, count]).random_raw(number)
-            for sample, count in zip(keys, counts, strict=True)
+            np.random.Philox(key=pair, counter=[0, 0, 0, count]).random_raw(number)
+            for pair, count in zip(pairs, counts, strict=True)
         ]
         return np.stack(words)
 

@@ -128,8 +128,21 @@ class ProtocolSettings(Settings):
         description="optimizer steps for each batch; 0.5: one for every second batch; without gradient: unused",
     )
     augmentation: Literal[
-        "none", "crop", "crop_flip", "autoaugment_cifar10", "autoaugment_imagenet", "resized_crop_flip"
-    ] = Field("crop", description="random change of the training images, fresh for each update")
+        "none",
+        "crop",
+        "crop_flip",
+        "autoaugment_cifar10",
+        "autoaugment_imagenet",
+        "resized_crop_flip",
+        "l2p",
+        "coda_prompt",
+        "multi_lane",
+        "ranpac",
+        "mvp_cifar",
+        "mvp_imagenet",
+    ] = Field(
+        "crop", description="random change of the training images, fresh for each update; names of papers: theirs"
+    )
     augment_per: Literal["image", "batch"] = Field(
         "image", description="a draw for each image, or one draw that all images of a batch share"
     )
@@ -160,8 +173,10 @@ class ProtocolSettings(Settings):
         description="evaluate at each session end, or all of them in one pass after the last, which needs a method "
         "that grows by finished parts",
     )
-    eval_crop: Literal["resize", "centre"] = Field(
-        "resize", description="images larger than the backbone wants are resized, or their centre is cut out"
+    eval_crop: Literal["resize", "centre", "resized_centre"] = Field(
+        "resize",
+        description="images of another size are resized, or the centre of larger ones is cut out, or all are resized "
+        "to 256/224 of it and their centre is cut out",
     )
     eval_batch: int = Field(128, ge=1, description="images in an evaluation batch")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the backbone passes")

@@ -15,7 +15,8 @@ from torchvision.transforms import v2
 from scenarios import _resized_crop
 from scenarios.datasets._decoding import Decoder
 from scenarios.errors import DataError
-from scenarios.transforms import AUGMENTATIONS, EvalTransform, TrainTransform
+from scenarios.presets import AUGMENTATIONS
+from scenarios.transforms import EvalTransform, TrainTransform
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 RANDOM = sorted(set(AUGMENTATIONS) - {"none"})
@@ -181,9 +182,12 @@ def test_padding_is_black_before_normalisation():
 # Random resized crop
 
 
+AREA = 0.05
+
+
 def rectangles(count, height, width, seed=0):
     words = np.random.default_rng(seed).integers(0, 2**64, (count, _resized_crop.WORDS), dtype=np.uint64)
-    return _resized_crop.rectangles(words, height, width)
+    return _resized_crop.rectangles(words, height, width, AREA)
 
 
 @pytest.mark.parametrize("height, width", [(32, 32), (40, 90), (90, 40)])
@@ -191,7 +195,7 @@ def test_rectangles_are_distributed_like_torchvisions(height, width):
     from scipy.stats import ks_2samp
 
     ours = rectangles(3000, height, width)
-    reference = torchvision_transforms.RandomResizedCrop(8, scale=_resized_crop.SCALE, ratio=_resized_crop.RATIO)
+    reference = torchvision_transforms.RandomResizedCrop(8, scale=(AREA, 1), ratio=_resized_crop.RATIO)
     blank = torch.zeros(3, height, width, dtype=torch.uint8)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -214,7 +218,7 @@ def test_rectangles_lie_inside(height, width, seed):
 
 @pytest.mark.parametrize("height, width", [(2, 400), (400, 2), (3, 200)])
 def test_where_no_rectangle_fits_the_centre_is_taken(height, width):
-    reference = torchvision_transforms.RandomResizedCrop(8, scale=_resized_crop.SCALE, ratio=_resized_crop.RATIO)
+    reference = torchvision_transforms.RandomResizedCrop(8, scale=(AREA, 1), ratio=_resized_crop.RATIO)
     expected = reference.get_params(torch.zeros(3, height, width), reference.scale, reference.ratio)
     assert rectangles(30, height, width).tolist() == [list(expected)] * 30
 
@@ -226,7 +230,7 @@ def test_resized_crops_are_pillows_within_one_grey_level(per):
     words = np.stack([np.random.Philox(key=[7, i], counter=[0, 0, 0, 3]).random_raw(22) for i in range(20)])
     for number, own in enumerate(ours):
         row = words[0 if per == "batch" else number]
-        top, left, high, wide = _resized_crop.rectangles(row[None, 2:], 30, 40)[0].tolist()
+        top, left, high, wide = _resized_crop.rectangles(row[None, 2:], 30, 40, AREA)[0].tolist()
         image = Image.fromarray(images[number].permute(1, 2, 0).numpy())
         box = image.crop((left, top, left + wide, top + high)).resize((16, 16), Image.Resampling.BILINEAR)
         expected = np.asarray(box).astype(int)
@@ -302,6 +306,24 @@ def test_any_seed_sample_and_pass_are_accepted(seed, sample, pass_number, augmen
     assert output.isfinite().all()
 
 
+def test_the_largest_seeds_and_samples_are_told_apart():
+    images = pictures(1)
+    draws = {
+        train_transform("crop_flip", seed=seed)(images, [sample], number).numpy().tobytes()
+        for seed in (2**63 + 1, 2**64 - 2, 2**64 - 1)
+        for sample in (2**63 - 2, 2**63 - 1)
+        for number in range(8)
+    }
+    assert len(draws) > 30  # of 48; 162 are possible
+
+    # Small and large seeds draw by the same rule.
+    words = np.random.Philox(key=np.array([2**64 - 1, 3], np.uint64), counter=np.array([0, 0, 0, 1], np.uint64))
+    mirrored = bool(words.random_raw(2)[1] & np.uint64(1))
+    ramp = torch.arange(0, 160, 10, dtype=torch.uint8).expand(1, 3, 16, 16)
+    output = pixels(plain("resized_crop_flip", seed=2**64 - 1)(ramp, [3], 1)).int()
+    assert bool(output[0, 0, 0, 0] > output[0, 0, 0, -1]) == mirrored
+
+
 @pytest.mark.parametrize("augmentation", RANDOM)
 @pytest.mark.parametrize("per", ["image", "batch"])
 def test_no_global_random_state_is_touched(augmentation, per):
@@ -328,7 +350,7 @@ def test_autoaugment_sees_bytes_at_native_size_and_changes_images(augmentation, 
     monkeypatch.setattr(v2.AutoAugment, "forward", spy)
     images = pictures(20)
     output = pixels(plain(augmentation, size=24)(images, range(20), 0))
-    assert seen == [(AUGMENTATIONS[augmentation].policy, torch.uint8, (3, 16, 16))] * 20
+    assert seen == [(v2.AutoAugmentPolicy(AUGMENTATIONS[augmentation].policy), torch.uint8, (3, 16, 16))] * 20
     cropped = pixels(plain("crop_flip", size=24)(images, range(20), 0))
     changed = [not torch.equal(a, b) for a, b in zip(output, cropped, strict=True)]
     assert 10 <= sum(changed) <= 20
@@ -372,7 +394,7 @@ def test_empty_and_single_batches(augmentation, per):
         ({"augmentation": "flip"}, "augmentation=flip is unknown; allowed are none, crop, crop_flip"),
         ({"per": "sample"}, "augment_per=sample is unknown; allowed are image, batch"),
         ({"interpolation": "nearest"}, "interpolation=nearest is unknown; allowed are bilinear, bicubic"),
-        ({"crop": "left"}, "crop=left is unknown; allowed are resize, centre"),
+        ({"crop": "left"}, "crop=left is unknown; allowed are resize, centre, resized_centre"),
         ({"size": 0}, "size=0"),
         ({"std": (0.5, 0.0, 0.5)}, "std above 0"),
         ({"mean": (0.5,)}, "three numbers"),
