@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -13,11 +12,15 @@ from pydantic import ValidationError
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from cl_prompts.backbones.checkpoints import file_sha256, load_checkpoint
+from cl_prompts.backbones.checkpoints import load_checkpoint
 from cl_prompts.backbones.frozen_vit import SUPPORTED, FrozenViT
-from cl_prompts.backbones.settings import BackboneSettings, bundled_weights
+from cl_prompts.backbones.hub import Hub
+from cl_prompts.backbones.records import find_record
+from cl_prompts.backbones.resolve import resolve_weights
+from cl_prompts.backbones.settings import BackboneSettings
 from cl_prompts.config_folder import config_folder
 from cl_prompts.errors import BackboneError
+from scenarios.pins import Pins
 
 
 def load_backbone(name: str, *, seed: int = 0, **changes: Any) -> FrozenViT:
@@ -49,45 +52,77 @@ def load_backbone(name: str, *, seed: int = 0, **changes: Any) -> FrozenViT:
     return build_backbone(settings, seed=seed)
 
 
-def build_backbone(settings: BackboneSettings, *, seed: int) -> FrozenViT:
+def build_backbone(
+    settings: BackboneSettings, *, seed: int, hub: Hub | None = None, pins: Pins | None = None
+) -> FrozenViT:
     """The frozen backbone that `settings` describe, on the CPU, in float32.
 
-    `seed` decides the weights of an `"untrained"` backbone and nothing else; the global random state is not touched.
-    Nothing is downloaded. `.identity` records name, architecture, weight file (name and sha256) and input constants.
+    `.identity` records name, architecture, weight file (name, sha256, what that was compared with, hub revision) and
+    input constants.
+
+    Args:
+        settings: which architecture, weights and input.
+        seed: of the weights of an `"untrained"` backbone and of nothing else; the global random state is not touched.
+        hub: where weights are found and downloaded; None: the usual hub and its cache.
+        pins: hashes of files seen before; None: those of this user.
 
     Raises:
-        BackboneError: unknown or unsupported architecture; a weight file that is missing, unreadable or does not fit.
+        BackboneError: unknown or unsupported architecture; a weight file that is missing, unreadable, of another hash
+            than recorded, or does not fit; the hub is out of reach.
+        DataError: a weight file of another hash than the one seen first.
     """
     untrained = settings.checkpoint == "untrained"
+    # Before the file, which may be a download: what cannot be built is known at once.
     frozen = FrozenViT(_architecture(settings, seed), identity=_identity(settings), untrained=untrained)
-    if untrained:
+    weights = resolve_weights(settings, hub=hub, pins=pins)
+    if weights is None:
         return frozen
-    path = _weight_file(settings)
-    load_checkpoint(frozen.model, path)
-    frozen.identity |= {"checkpoint": path.name, "sha256": file_sha256(path)}
+    load_checkpoint(frozen.model, weights.path)
+    weights.keep(pins)
+    frozen.identity |= {
+        "checkpoint": weights.path.name,
+        "sha256": weights.sha256,
+        "trust": weights.trust,
+        "revision": weights.revision,
+    }
     return frozen
 
 
 def _architecture(settings: BackboneSettings, seed: int) -> nn.Module:
-    given = {key: getattr(settings, key) for key in ("patch_size", "embed_dim", "depth", "num_heads")}
-    sizes = {key: size for key, size in given.items() if size is not None} | {"img_size": settings.img_size}
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: that would also reseed the GPUs, which this fork does not restore.
         torch.default_generator.manual_seed(seed)
+        sizes: dict[str, Any] = {key: size for key, size in _sizes(settings).items() if size is not None}
         if settings.timm_name is None:
             return VisionTransformer(num_classes=0, **sizes)
         return _timm_model(settings.timm_name, sizes)
 
 
+def _sizes(settings: BackboneSettings) -> dict[str, int | None]:
+    """What shapes the model; None: as timm's model of that name has it."""
+    sizes = {key: getattr(settings, key) for key in ("img_size", "patch_size", "embed_dim", "depth", "num_heads")}
+    record = find_record(settings.timm_name)
+    if record is not None and sizes["num_heads"] is None:
+        sizes["num_heads"] = record.num_heads
+    return sizes
+
+
 def _timm_model(name: str, sizes: dict[str, Any]) -> nn.Module:
+    if find_record(name) is not None:
+        # The model alone: a tag of weights that timm does not serve is none of its own.
+        return _created(name, name.split(".", 1)[0], sizes)
     known = timm.list_models(pretrained=True)
     if name not in known:
         close = ", ".join(difflib.get_close_matches(name, known, n=3)) or "none; list them with timm.list_pretrained()"
         raise BackboneError(
             f"backbone.timm_name={name} is not known to timm {timm.__version__}; close matches: {close}"
         )
+    return _created(name, name, sizes)
+
+
+def _created(name: str, model: str, sizes: dict[str, Any]) -> nn.Module:
     try:
-        return timm.create_model(name, pretrained=False, num_classes=0, **sizes)
+        return timm.create_model(model, pretrained=False, num_classes=0, **sizes)
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BackboneError(
@@ -95,16 +130,8 @@ def _timm_model(name: str, sizes: dict[str, Any]) -> nn.Module:
         ) from error
 
 
-def _weight_file(settings: BackboneSettings) -> Path:
-    if settings.checkpoint is None:
-        raise BackboneError("backbone.checkpoint is null; give a weight file, 'bundled', or 'untrained'")
-    if settings.checkpoint == "bundled":
-        return bundled_weights(settings.name)
-    return Path(settings.checkpoint).expanduser()
-
-
 def _identity(settings: BackboneSettings) -> dict[str, Any]:
-    keys = ("name", "timm_name", "img_size", "patch_size", "embed_dim", "depth", "num_heads")
+    names = {"name": settings.name, "timm_name": settings.timm_name}
     constants = {"mean": list(settings.mean), "std": list(settings.std), "interpolation": settings.interpolation}
-    record = {key: getattr(settings, key) for key in keys}
-    return record | constants | {"checkpoint": settings.checkpoint, "sha256": None}
+    weights = {"checkpoint": settings.checkpoint, "sha256": None, "trust": None, "revision": None}
+    return names | _sizes(settings) | constants | weights

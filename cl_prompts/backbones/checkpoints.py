@@ -16,7 +16,8 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor
 
 from cl_prompts.backbones.jax_checkpoints import load_jax_checkpoint
-from cl_prompts.backbones.settings import WEIGHT_SUFFIXES
+from cl_prompts.backbones.layouts import unwrapped
+from cl_prompts.backbones.settings import WEIGHT_SUFFIXES, has_weight_suffix
 from cl_prompts.backbones.weight_checks import (
     misfit,
     one_line,
@@ -27,17 +28,17 @@ from cl_prompts.backbones.weight_checks import (
 )
 from cl_prompts.errors import BackboneError
 
-DROPPED = (r"head\..*", r"head_dist\..*", r"pre_logits\..*", r"mask_token")
-"""Keys (regular expressions) that a frozen feature extractor does not use: classifiers and DINOv2's mask token."""
+DROPPED = (r"head\..*", r"head_dist\..*", r"pre_logits\..*", r"mask_token", r"masked_embed")
+"""Keys (regular expressions) that a frozen feature extractor does not use: classifiers, mask tokens of DINOv2, iBOT."""
 
 
 def load_checkpoint(model: VisionTransformer, path: Path | str) -> None:
     """Fill `model` from a weight file; a file that does not fit in every key is an error, never a partial load.
 
-    `.safetensors`, or `.pth`, `.pt`, `.bin` (read with torch's `weights_only`; nested under `state_dict` or `model` if
-    need be; averaged weights first, as timm does), or the original JAX `.npz`. Any floating precision is read, into
-    the model's own. Position embeddings are resampled to the model's input size by timm, and published layouts that
-    timm converts are converted. The keys in `DROPPED` are left out.
+    `.safetensors`, or `.pth`, `.pt`, `.bin`, `.pth.tar` (read with torch's `weights_only`; nested under `state_dict` or
+    `model` if need be; averaged weights first, as timm does), or the original JAX `.npz`. Any floating precision is
+    read, into the model's own. Position embeddings are resampled to the model's input size by timm, and published
+    layouts that timm converts are converted, as are those of `layouts.py`. The keys in `DROPPED` are left out.
 
     Raises:
         BackboneError: no such file, an unknown kind, an unreadable file, or missing, unexpected or mis-shaped keys.
@@ -45,7 +46,7 @@ def load_checkpoint(model: VisionTransformer, path: Path | str) -> None:
     path = Path(path)
     if not path.is_file():
         raise BackboneError(f"no weight file at {str(path)!r}; check backbone.checkpoint")
-    if path.suffix.lower() not in WEIGHT_SUFFIXES:
+    if not has_weight_suffix(path):
         raise BackboneError(
             f"{str(path)!r} is not a known kind of weight file; use one of {', '.join(WEIGHT_SUFFIXES)}"
         )
@@ -79,9 +80,7 @@ def _read(path: Path) -> dict[str, Any]:
             state = load_state_dict(str(path), device="cpu", weights_only=True)
     except Exception as error:  # what a damaged file raises depends on where the damage is
         raise unreadable(path, error) from error
-    for wrapper in ("model", "state_dict"):  # some files are wrapped twice; timm opened the outer one
-        if isinstance(state.get(wrapper), Mapping):
-            state = dict(state[wrapper])
+    state = unwrapped(state)
     strangers = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
     if strangers:
         raise BackboneError(

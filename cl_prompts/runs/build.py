@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from cl_prompts.backbones import FrozenViT, build_backbone, normalisation
+from cl_prompts.backbones.hub import Hub
 from cl_prompts.errors import PlanError, UserError
 from cl_prompts.evaluation import Evaluator, MultiLabelEvaluator
 from cl_prompts.metrics.tables import MultiLabelTables, SingleLabelTables, Tables
@@ -160,11 +161,17 @@ def _check_saved_plan(config: RunConfig, plan: Plan) -> None:
         )
 
 
-def build_learner(config: RunConfig, data: Data, device: torch.device) -> Learner:
-    """Backbone, strategy, plugins and benchmark of a run."""
+def build_run_backbone(config: RunConfig) -> FrozenViT:
+    """The backbone of a run; its weights may be downloaded."""
+    hub = Hub(quiet=config.progress == "none")
+    return build_backbone(config.backbone, seed=Seeds.from_root(config.seed).init, hub=hub)
+
+
+def build_learner(config: RunConfig, data: Data, device: torch.device, backbone: FrozenViT | None = None) -> Learner:
+    """Backbone (built here if it is None), strategy, plugins and benchmark of a run."""
     seeds = Seeds.from_root(config.seed)
     protocol, scenario = config.protocol, config.scenario
-    backbone = build_backbone(config.backbone, seed=seeds.init)
+    backbone = backbone or build_run_backbone(config)
     mean, std = normalisation(config.backbone, data.train.normalisation)
     size, interpolation = config.backbone.img_size, config.backbone.interpolation
     eval_transform = EvalTransform(size, mean, std, interpolation=interpolation, crop=protocol.eval_crop)

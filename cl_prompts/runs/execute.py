@@ -20,7 +20,16 @@ from cl_prompts.logging import TensorBoardLog, TerminalProgress, print_header, p
 from cl_prompts.logging.image_choice import pictured_images
 from cl_prompts.metrics.records import Point
 from cl_prompts.metrics.tables import Tables
-from cl_prompts.runs.build import Data, Learner, build_data, build_learner, check_device, check_test_classes
+from cl_prompts.runs.backbone_rows import backbone_rows, input_record
+from cl_prompts.runs.build import (
+    Data,
+    Learner,
+    build_data,
+    build_learner,
+    build_run_backbone,
+    check_device,
+    check_test_classes,
+)
 from cl_prompts.runs.directory import RunDirectory, RunSummary, Status
 from cl_prompts.runs.failures import INTERRUPTED, SUCCESS, TERMINATED, failure_text
 from cl_prompts.runs.manifest import make_manifest, peak_memory_bytes
@@ -140,9 +149,11 @@ def _run(config: RunConfig, device: torch.device, record: _Record, started: date
         # The header shows the plan's own warnings; Avalanche warns that nothing of its own prints, as intended.
         warnings.simplefilter("ignore", StreamPlanWarning)
         warnings.filterwarnings("ignore", message="No loggers specified")
+        # Before the images: reading them may take minutes, and weights that do not fit are known in seconds.
+        backbone = build_run_backbone(config)
         data = build_data(config, None if config.progress == "none" else reading_progress())
         untested = check_test_classes(data)
-        learner = build_learner(config, data, device)
+        learner = build_learner(config, data, device, backbone)
     directory, plan, strategy = record.directory, data.plan, learner.strategy
     notes = (learner.backbone.notice, *strategy.model.notices(), *untested, *data.train.notes, *data.test.notes)
     notices = [text for text in notes if text]
@@ -154,7 +165,7 @@ def _run(config: RunConfig, device: torch.device, record: _Record, started: date
             device=str(device),
             hashes={
                 "plan": plan.sha256,
-                "backbone": learner.backbone.identity,
+                "backbone": backbone.identity | {"normalisation": input_record(config.backbone, data.train)},
                 "train": data.train.identity,
                 "test": data.test.identity,
             },
@@ -230,15 +241,12 @@ def _attach(learner: Learner, observers: Sequence[Any]) -> None:
 
 def _header(config: RunConfig, data: Data, learner: Learner) -> dict[str, str | Sequence[str]]:
     """What runs, in lines that fit a terminal of 80 columns; only what has an effect."""
-    train, protocol, identity = data.train, config.protocol, learner.backbone.identity
+    train, protocol = data.train, config.protocol
     trained = sum(tensor.numel() for _, tensor in learner.strategy.model.named_trainables())
-    weights, sha256 = identity["checkpoint"], identity["sha256"]
     rows: dict[str, str | Sequence[str]] = {
+        **backbone_rows(config.backbone, learner.backbone.identity, data.train),
         "data": f"{train.name}: {len(train):,} train, {len(data.test):,} test images, {train.num_classes} classes",
         "stream": data.plan.describe(),
-        "backbone": f"{identity['timm_name'] or identity['name']} at {identity['img_size']} px, "
-        f"normalisation {config.backbone.normalisation}",
-        "weights": weights if sha256 is None else f"{weights}, sha256 {sha256[:12]}",
         "strategy": f"{config.strategy_name}, {trained:,} trainable parameters",
         "protocol": f"{protocol.name}: batches of {protocol.stream_batch}"
         + (

@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from cl_prompts.backbones.records import record_lines, same_model
 from cl_prompts.runs.compose import Composer, Composition, CompositionError, has_key, with_values
 from cl_prompts.runs.fields import close_match, value_text
 from cl_prompts.runs.overrides import CHOICE_GROUPS, Words, read_words, split_jobs, sweep_problems
@@ -157,7 +158,11 @@ def _choice_problem(composer: Composer, group: str, choice: str, available: list
         hint = f"{choice} is a choice of {elsewhere[0]}, write {elsewhere[0]}={choice}; "
     else:
         hint = f"did you mean {close}? " if close else ""
-    return f"{group}={choice}: {hint}choose one of {', '.join(available)}"
+    line = f"{group}={choice}: {hint}choose one of {', '.join(available)}"
+    if group == "backbone" and (tags := same_model(choice)):
+        # A model of timm is asked for as in other code, where the name does not say which weights it means.
+        return "\n".join([f"{line}; and set backbone.timm_name to one of", *record_lines(tags)])
+    return line
 
 
 def _hydra_problems(composer: Composer, words: list[Override]) -> list[str]:

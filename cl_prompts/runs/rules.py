@@ -5,10 +5,12 @@ A rule yields problems of configurations whose single values are all allowed. It
 
 from __future__ import annotations
 
+import importlib
 import os
-import re
 from collections.abc import Iterator
 
+from cl_prompts.backbones.hub import Hub
+from cl_prompts.backbones.records import find_record
 from cl_prompts.runs.label_rules import LABEL_RULES
 from cl_prompts.runs.problems import Problem, Rule, problem_of
 from cl_prompts.runs.schema import RunConfig, SiBlurryScenario
@@ -126,17 +128,10 @@ def momentum_is_of_sgd(config: RunConfig) -> Iterator[Problem]:
         )
 
 
-_TWELVE_BLOCKS = re.compile(r"(vit|deit)_(tiny|small|base)_patch\d+_\d+(\..+)?")
-
-
-def _published_depth(timm_name: str | None) -> int | None:
-    """Blocks of the usual architectures of timm; None where only timm itself knows."""
-    return 12 if timm_name and _TWELVE_BLOCKS.fullmatch(timm_name) else None
-
-
 def blocks_exist(config: RunConfig) -> Iterator[Problem]:
     """Blocks named by a method lie within the backbone, where its depth is known beforehand."""
-    depth = config.backbone.depth or _published_depth(config.backbone.timm_name)
+    record = find_record(config.backbone.timm_name)
+    depth = config.backbone.depth or (record.depth if record else None)
     if depth is None:
         return
     for key in type(config.strategy).model_fields:
@@ -151,6 +146,30 @@ def blocks_exist(config: RunConfig) -> Iterator[Problem]:
             yield problem_of(
                 config, f"strategy.{key}", f"backbone={config.backbone.name} has {depth} blocks; use at most {depth}"
             )
+
+
+def weights_are_there(config: RunConfig) -> Iterator[Problem]:
+    """Weights of the hub lie in its cache where the user forbade connections."""
+    record, hub = find_record(config.backbone.timm_name), Hub()
+    if config.backbone.checkpoint != "hub" or record is None or record.hub is None:
+        return
+    if hub.offline and hub.cached(record.hub) is None:
+        yield Problem("backbone.checkpoint", str(hub.absent(record.hub, "HF_HUB_OFFLINE forbids to ask the hub")))
+
+
+def constants_are_known(config: RunConfig) -> Iterator[Problem]:
+    """Images are normalised with constants of a data set only where it has some."""
+    if config.backbone.normalisation == "dataset" and _constants(config.dataset_name) is None:
+        yield problem_of(
+            config,
+            "backbone.normalisation",
+            f"dataset={config.dataset_name} has no constants of its own; use checkpoint, imagenet or none",
+        )
+
+
+def _constants(dataset: str) -> object:
+    """What the module of a data set says of its pixels, without loading any."""
+    return getattr(importlib.import_module(f"scenarios.datasets.{dataset}"), "NORMALISATION", None)
 
 
 def dataset_is_there(config: RunConfig) -> Iterator[Problem]:
@@ -201,6 +220,8 @@ RULES: tuple[Rule, ...] = (
     Rule(momentum_is_of_sgd, ("protocol.momentum", "protocol.optimizer")),
     *LABEL_RULES,
     Rule(blocks_exist, ("strategy", "backbone.depth", "backbone.timm_name", "backbone.name")),
+    Rule(weights_are_there, ("backbone.checkpoint", "backbone.timm_name")),
+    Rule(constants_are_known, ("backbone.normalisation", "dataset")),
     Rule(dataset_is_there, ("dataset",)),
     Rule(plan_is_there, ("scenario.plan",)),
     Rule(output_can_be_written, ("output",)),

@@ -366,6 +366,8 @@ def test_build_from_a_file_records_its_identity(source, tmp_path):
         "interpolation": "bicubic",
         "checkpoint": "mine.safetensors",
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "trust": "own file",
+        "revision": None,
     }
 
 
@@ -401,7 +403,7 @@ def test_timm_names_are_built_without_network(tmp_path, monkeypatch):
         ({"timm_name": "vit_base_patch16_224.orig_in12k", "img_size": 224}, "vit_base_patch16_224.orig_in21k"),
         ({"timm_name": "resnet10t.c3_in1k"}, "what works"),
         ({"timm_name": "eva02_tiny_patch14_224.mim_in22k", "img_size": 224}, "what works"),
-        ({"timm_name": "test_vit.r160_in1k", "num_heads": 7}, "cannot be built with {'num_heads': 7"),
+        ({"timm_name": "test_vit.r160_in1k", "num_heads": 7}, "cannot be built with {'img_size': 160, 'num_heads': 7}"),
     ],
 )
 def test_unknown_and_unsupported_timm_names(changes, named):
