@@ -10,14 +10,18 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
+from scenarios.datasets._checks import CheckedPart, check_parts
 from scenarios.datasets.base import DatasetSettings, ImageDataset, Normalisation, Progress, require_settings
 from scenarios.errors import DataError
+from scenarios.pins import Pins
 
 __all__ = [
+    "CheckedPart",
     "DatasetSettings",
     "ImageDataset",
     "Normalisation",
     "Progress",
+    "check_data",
     "check_dataset",
     "dataset_names",
     "known_num_classes",
@@ -59,6 +63,29 @@ def check_dataset(name: str, settings: DatasetSettings | None = None) -> None:
     check = getattr(module, "check", None)
     if check is not None:
         check(settings)
+
+
+def check_data(
+    name: str, settings: DatasetSettings | None = None, *, pins: Pins | None = None, progress: Progress | None = None
+) -> list[CheckedPart]:
+    """Compare what is on disk with the records: hashes of official files, numbers of images; opens every image.
+
+    Downloads nothing and pins nothing. The whole training part is looked at, whatever subset the settings draw.
+
+    Args:
+        name: a name of `dataset_names()`.
+        settings: settings of that data set; None takes its defaults.
+        pins: hashes seen the first time; None: those of the user.
+        progress: called with (files done, files in all) where reading takes long.
+
+    Returns:
+        A row a file and part; what is missing or damaged is a row, too.
+
+    Raises:
+        DataError: unknown name, settings of another data set, a damaged pin file.
+    """
+    module, settings = _resolve(name, settings)
+    return check_parts(module, settings, pins=Pins() if pins is None else pins, progress=progress)
 
 
 def known_num_classes(name: str, settings: DatasetSettings | None = None) -> int | None:
