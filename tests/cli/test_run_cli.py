@@ -118,8 +118,9 @@ def test_the_main_command_ends_with_a_complete_folder_and_says_where(folder, one
 
     header, _, progress = errors.rpartition("warning   UNTRAINED BACKBONE: vit_nano has random weights")
     labels = [line.split()[0] for line in header.splitlines()]
-    assert labels[0] == "data"
-    assert {"stream", "sessions", "backbone", "weights", "strategy", "protocol", "evaluated", "device"} <= {*labels}
+    assert header.splitlines()[0] == "weights   vit_nano, untrained"
+    assert header.splitlines()[1] == "input     32 px, mean 0.5, std 0.5 (checkpoint)"
+    assert {"data", "stream", "sessions", "strategy", "protocol", "evaluated", "device"} <= {*labels}
     assert max(map(len, header.splitlines())) <= 80
     assert "40 of 40 samples (100 %)" in progress
     assert f"written   runs/{run.folder.name}/\n" in output

@@ -171,8 +171,10 @@ def test_data_set_constants_are_refused_where_there_are_none(tmp_path):
                 noise = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
                 Image.fromarray(noise).save(folder / f"{number}.png")
     words = ("dataset=image_folder", f"dataset.root={tmp_path}", "scenario.n_sessions=2", "backbone.depth=2")
-    config = checked(*words, "strategy=ncm", "backbone.normalisation=dataset", "backbone.checkpoint=untrained")
+    config = checked(*words, "strategy=ncm", "backbone.checkpoint=untrained")
     data = build_data(config)
+    backbone = config.backbone.model_copy(update={"normalisation": "dataset"})
+    config = config.model_copy(update={"backbone": backbone})
     with pytest.raises(BackboneError, match=r"backbone\.normalisation=dataset, but this data set has no constants"):
         build_learner(config, data, CPU)
 

@@ -113,7 +113,7 @@ def test_all_errors_of_all_groups_come_at_once():
         ("output", ""),
         ("progress", "fancy"),
         ("num_workers", -1),
-        ("mode", "inspect"),
+        ("mode", "look"),
         ("protocol.updates_per_batch", 0),
         ("protocol.lr", math.inf),
         ("protocol.lr", math.nan),
@@ -178,11 +178,43 @@ def test_a_key_of_another_choice_names_that_choice():
     assert "dataset=image_folder" in found["dataset.root"]
 
 
-def test_missing_weights_say_which_file_is_wanted():
-    backbone = dict(DEFAULTS["backbone"], name="vit_base", timm_name="vit_base_patch16_224.orig_in21k", img_size=224)
-    found = problems({"backbone": backbone | {"checkpoint": None, "patch_size": 16}})
+def test_weights_that_no_hub_has_say_where_they_are_got():
+    backbone = yaml.safe_load((config_folder() / "backbone" / "ibot_base.yaml").read_text(encoding="utf-8"))
+    found = problems({"backbone": backbone, "strategy.expert_layers": [2]})
     assert set(found) == {"backbone.checkpoint"}
-    assert "vit_base_patch16_224.orig_in21k" in found["backbone.checkpoint"]
+    assert "backbone.checkpoint=hub: vit_base_patch16_224.ibot_in1k is not on the hub" in found["backbone.checkpoint"]
+    assert "https://github.com/bytedance/ibot" in found["backbone.checkpoint"]
+
+
+def test_weights_that_are_not_cached_are_missed_before_the_run_where_connections_are_forbidden(monkeypatch, tmp_path):
+    backbone = yaml.safe_load((config_folder() / "backbone" / "vit_base.yaml").read_text(encoding="utf-8"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert problems({"backbone": backbone}) == {}
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    found = problems({"backbone": backbone})
+    assert set(found) == {"backbone.checkpoint"}
+    page = "https://huggingface.co/timm/vit_base_patch16_224.orig_in21k"
+    assert f"get it from {page} and set backbone.checkpoint=/path/to/" in found["backbone.checkpoint"]
+    assert problems({"backbone": backbone | {"checkpoint": "untrained"}}) == {}
+    folder = tmp_path / "models--timm--vit_base_patch16_224.orig_in21k" / "snapshots" / "main"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").touch()
+    assert problems({"backbone": backbone}) == {}
+
+
+def test_constants_of_a_data_set_that_has_none_are_refused_before_it_is_read(tmp_path):
+    for part in ("train", "test"):
+        for name in ("ant", "bee"):
+            (tmp_path / part / name).mkdir(parents=True)
+            (tmp_path / part / name / "1.png").touch()
+    own = {"dataset": {"name": "image_folder", "root": str(tmp_path)}, "scenario.n_sessions": 2}
+    assert problems(own) == {}
+    assert problems(own | {"backbone.normalisation": "dataset"}) == {
+        "backbone.normalisation": "backbone.normalisation=dataset: dataset=image_folder has no constants of its own; "
+        "use checkpoint, imagenet or none"
+    }
+    assert problems({"backbone.normalisation": "dataset"}) == {}
 
 
 # A key of these lengths with one letter missing can only have meant itself.
@@ -377,7 +409,13 @@ OWN_CASES = {
         {"strategy.expert_layers": [2, 1]},
     ),
 }
-NOT_BY_VALUES = {"required_boundaries_are_visible", "required_task_ids_exist", "labels_suit_method"}
+NOT_BY_VALUES = {
+    "required_boundaries_are_visible",
+    "required_task_ids_exist",
+    "labels_suit_method",
+    "weights_are_there",
+    "constants_are_known",
+}
 
 
 def test_every_rule_has_a_case():
@@ -418,11 +456,11 @@ def test_possible_combinations_pass(changes):
 )
 def test_blocks_beyond_the_backbone_are_refused_if_its_depth_is_known(strategy, key):
     assert set(problems({"strategy": strategy})) == {key}
-    unknown = {"backbone.depth": None, "backbone.timm_name": "vit_base_patch16_clip_224.openai"}
+    unknown = {"backbone.depth": None, "backbone.timm_name": "vit_base_patch16_224.mae"}
     assert problems({"strategy": strategy} | unknown) == {}
 
 
-@pytest.mark.parametrize("name", ["deit_tiny", "vit_tiny", "vit_small", "vit_base"])
+@pytest.mark.parametrize("name", ["deit_tiny", "vit_base", "dinov2_reg_base", "clip_base", "mocov3_base"])
 def test_the_usual_backbones_have_twelve_blocks(name):
     backbone = yaml.safe_load((config_folder() / "backbone" / f"{name}.yaml").read_text(encoding="utf-8"))
     changes = {"backbone": backbone | {"checkpoint": "untrained"}, "strategy.expert_layers": [2, 11]}

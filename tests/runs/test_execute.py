@@ -105,6 +105,8 @@ def test_manifest_names_what_the_numbers_rest_on(run_tiny):
     assert plan.sha256 == manifest["hashes"]["plan"] == json.loads(run.text("plan.json"))["sha256"]
     assert manifest["hashes"]["backbone"]["checkpoint"] == "untrained"
     assert manifest["hashes"]["backbone"]["depth"] == 2
+    half = [0.5, 0.5, 0.5]
+    assert manifest["hashes"]["backbone"]["normalisation"] == {"rule": "checkpoint", "mean": half, "std": half}
     assert manifest["strategy"] == {"name": "ncm", "similarity": "cosine"}
     digests = [manifest["hashes"][part]["sha256"] for part in ("train", "test")]
     assert all(len(digest) == 64 for digest in digests)
