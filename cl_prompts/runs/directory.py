@@ -12,6 +12,7 @@
 | `tensorboard/` | event files |
 | `predictions/` | of several labels an image: final logits, calibration, the trajectory they give |
 | `checkpoints/` | only if something is saved in it |
+| `inspection/` | of `mode=inspect`, beside configuration, manifest and stream: pictures and `inspection.json` |
 """
 
 from __future__ import annotations
@@ -132,6 +133,11 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         """Folder of the checkpoints, made when first asked for."""
         return self._folder("checkpoints")
+
+    @property
+    def inspection(self) -> Path:
+        """Folder of what `mode=inspect` writes, made when first asked for."""
+        return self._folder("inspection")
 
     def write_config(self, text: str) -> None:
         """Write the resolved configuration, YAML text, to `config.yaml`."""

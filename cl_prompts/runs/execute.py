@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -16,30 +14,21 @@ import torch
 
 from cl_prompts.errors import UserError
 from cl_prompts.evaluation import MultiLabelEvaluator
-from cl_prompts.logging import TensorBoardLog, TerminalProgress, print_header, print_summary, reading_progress
+from cl_prompts.logging import TensorBoardLog, TerminalProgress, print_header, print_summary
 from cl_prompts.logging.image_choice import pictured_images
 from cl_prompts.metrics.records import Point
 from cl_prompts.metrics.tables import Tables
-from cl_prompts.runs.backbone_rows import backbone_rows, input_record
-from cl_prompts.runs.build import (
-    Data,
-    Learner,
-    build_data,
-    build_learner,
-    build_run_backbone,
-    check_device,
-    check_test_classes,
-)
+from cl_prompts.runs.backbone_rows import backbone_rows
+from cl_prompts.runs.build import Data, Learner, check_device
 from cl_prompts.runs.directory import RunDirectory, RunSummary, Status
 from cl_prompts.runs.failures import INTERRUPTED, SUCCESS, TERMINATED, failure_text
-from cl_prompts.runs.manifest import make_manifest, peak_memory_bytes
+from cl_prompts.runs.manifest import peak_memory_bytes
 from cl_prompts.runs.predictions import write_predictions
+from cl_prompts.runs.prepared import manifest_of, prepare
 from cl_prompts.runs.schema import RunConfig
-from cl_prompts.runs.seeds import Seeds
 from cl_prompts.runs.termination import Terminated, termination_as_interrupt
 from scenarios.multi_label_plan import MultiLabelPlan
 from scenarios.multi_label_settings import MultiLabelEvaluationSettings
-from scenarios.plan import StreamPlanWarning
 from scenarios.plans import Plan
 
 
@@ -54,8 +43,7 @@ def execute(config: RunConfig) -> int:
     """
     started, clock = datetime.now().astimezone(), time.perf_counter()
     device = check_device(config.device)
-    label = f"{config.scenario.name}-{config.strategy_name}-{config.dataset_name}-seed{config.seed}"
-    record = _Record(RunDirectory.create(config.output_path, config.name, started, label=label), device, clock)
+    record = _Record(RunDirectory.create(config.output_path, config.name, started, label=config.label), device, clock)
     if device.type == "cuda":
         # Another run of this process, in a sweep, may have needed more.
         torch.cuda.reset_peak_memory_stats(device)
@@ -145,43 +133,17 @@ class _Record:
 
 
 def _run(config: RunConfig, device: torch.device, record: _Record, started: datetime) -> None:
-    with warnings.catch_warnings():
-        # The header shows the plan's own warnings; Avalanche warns that nothing of its own prints, as intended.
-        warnings.simplefilter("ignore", StreamPlanWarning)
-        warnings.filterwarnings("ignore", message="No loggers specified")
-        # Before the images: reading them may take minutes, and weights that do not fit are known in seconds.
-        backbone = build_run_backbone(config)
-        data = build_data(config, None if config.progress == "none" else reading_progress())
-        untested = check_test_classes(data)
-        learner = build_learner(config, data, device, backbone)
+    prepared = prepare(config, device)
+    data, learner, notices = prepared.data, prepared.learner, prepared.notices
     directory, plan, strategy = record.directory, data.plan, learner.strategy
-    notes = (learner.backbone.notice, *strategy.model.notices(), *untested, *data.train.notes, *data.test.notes)
-    notices = [text for text in notes if text]
     directory.write_plan(plan)
-    directory.write_manifest(
-        make_manifest(
-            command=sys.argv,
-            started=started,
-            device=str(device),
-            hashes={
-                "plan": plan.sha256,
-                "backbone": backbone.identity | {"normalisation": input_record(config.backbone, data.train)},
-                "train": data.train.identity,
-                "test": data.test.identity,
-            },
-            # Of the plan itself: a saved one keeps the seed it was made with.
-            seeds={"plan": plan.requested["seed"], **asdict(Seeds.from_root(config.seed))},
-            strategy={"name": config.strategy_name, **strategy.model.effective_settings()},
-            notices=[*notices, *plan.warnings],
-            skipped={"train": data.train.skipped, "test": data.test.skipped},
-        )
-    )
+    directory.write_manifest(manifest_of(config, prepared, started))
     if config.progress == "none":
         # Silence is asked of the progress, not of what makes the results doubtful.
         print_header({}, warnings=[*notices, *plan.warnings])
     else:
         # The plan describes itself with its warnings.
-        print_header(_header(config, data, learner), warnings=notices)
+        print_header(header_rows(config, data, learner), warnings=notices)
     record.watch(learner, data)
     with ExitStack() as stack:
         total = len(plan.order) * config.protocol.epochs
@@ -239,7 +201,7 @@ def _attach(learner: Learner, observers: Sequence[Any]) -> None:
         learner.evaluation.subscribe(observer.on_evaluation)
 
 
-def _header(config: RunConfig, data: Data, learner: Learner) -> dict[str, str | Sequence[str]]:
+def header_rows(config: RunConfig, data: Data, learner: Learner) -> dict[str, str | Sequence[str]]:
     """What runs, in lines that fit a terminal of 80 columns; only what has an effect."""
     train, protocol = data.train, config.protocol
     trained = sum(tensor.numel() for _, tensor in learner.strategy.model.named_trainables())

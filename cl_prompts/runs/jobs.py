@@ -1,9 +1,11 @@
-"""One job: from what Hydra hands over to an executed run. Launchers import this module in their workers."""
+"""One job: from what Hydra hands over to what its mode asks for. Launchers import this module in their workers."""
 
 from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
+from importlib import import_module
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -15,7 +17,7 @@ from cl_prompts.runs.validation import check_config
 
 
 def run_job(composed: DictConfig) -> int:
-    """Check the composed configuration again, execute the run and return its exit code.
+    """Check the composed configuration again, do what its mode says and return the exit code.
 
     Never raises an error of the run, so that the other jobs of a sweep go on and no other text than ours is printed.
     """
@@ -28,12 +30,9 @@ def run_job(composed: DictConfig) -> int:
         for problem in problems:
             print_error(problem.text)
         return FAILURE
-    if config.mode == "config":
-        print(config.to_yaml(), end="")
-        return SUCCESS
-    if hydra_config.mode == RunMode.MULTIRUN:
+    if hydra_config.mode == RunMode.MULTIRUN and config.mode != "config":
         print(f"run {hydra_config.job.num + 1}: {' '.join(hydra_config.overrides.task)}", file=sys.stderr, flush=True)
-    code = execute_config(config)
+    code = perform(config)
     if code == INTERRUPTED:
         # A run that ended cleanly after Ctrl-C: the rest of its sweep must not start.
         raise KeyboardInterrupt
@@ -43,17 +42,38 @@ def run_job(composed: DictConfig) -> int:
     return code
 
 
-def execute_config(config: RunConfig) -> int:
-    """Execute one checked configuration; its errors end as one line and an exit code."""
-    if config.progress != "none" and "torch" not in sys.modules:
-        # Importing takes seconds: the terminal says at once what is going on.
-        print("loading torch, timm and Avalanche ...", file=sys.stderr, flush=True)
+def perform(config: RunConfig) -> int:
+    """Do what the mode of one checked configuration says; errors end as one line and an exit code."""
     try:
+        return MODES[config.mode](config)
+    except Exception as error:
+        return report_failure(error, debug=config.debug)
+
+
+def _print_config(config: RunConfig) -> int:
+    print(config.to_yaml(), end="")
+    return SUCCESS
+
+
+def _heavy(module: str, function: str) -> Callable[[RunConfig], int]:
+    """A function whose module imports torch, timm and Avalanche, and does so only when it is called."""
+
+    def call(config: RunConfig) -> int:
+        if config.progress != "none" and "torch" not in sys.modules:
+            # Importing takes seconds: the terminal says at once what is going on.
+            print("loading torch, timm and Avalanche ...", file=sys.stderr, flush=True)
         with warnings.catch_warnings():
             # Avalanche imports a package of solvers, which warns that it found none; nothing here uses them.
             warnings.filterwarnings("ignore", category=UserWarning, module="qpsolvers")
-            from cl_prompts.runs.execute import execute
+            work: Callable[[RunConfig], int] = getattr(import_module(module), function)
+        return work(config)
 
-        return execute(config)
-    except Exception as error:
-        return report_failure(error, debug=config.debug)
+    return call
+
+
+MODES: dict[str, Callable[[RunConfig], int]] = {
+    "run": _heavy("cl_prompts.runs.execute", "execute"),
+    "inspect": _heavy("cl_prompts.runs.inspection.inspect", "inspect"),
+    "config": _print_config,
+}
+"""Word after `mode=` -> what is done."""

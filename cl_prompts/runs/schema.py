@@ -209,7 +209,11 @@ class RunSettings(Settings):
         description="name of this run's folder; null: made from time, scenario and strategy",
         json_schema_extra={"allowed": "a folder name without slashes, or null"},
     )
-    mode: Literal["run", "config"] = Field("run", description="run, or print the checked configuration and stop")
+    mode: Literal["run", "inspect", "check-data", "config"] = Field(
+        "run",
+        description="run; or stop after showing what the run would be (inspect), whether the files of the data set are "
+        "the right ones (check-data), or the checked configuration",
+    )
     progress: Literal["auto", "bar", "plain", "none"] = Field(
         "auto", description="what the terminal shows; auto: a bar in a terminal, plain lines elsewhere"
     )
@@ -242,6 +246,11 @@ class RunConfig(RunSettings):
     def strategy_name(self) -> str:
         """The word after `strategy=`."""
         return _choice_name(self.strategy)
+
+    @property
+    def label(self) -> str:
+        """What tells the run from others at a glance."""
+        return f"{self.scenario.name}-{self.strategy_name}-{self.dataset_name}-seed{self.seed}"
 
     @property
     def plan_seed(self) -> int:

@@ -373,18 +373,18 @@ def test_a_damaged_image_is_one_line_or_left_out_when_asked(call, folder, tmp_pa
 
 def test_an_image_that_vanishes_during_the_run_is_one_line(call, folder, tmp_path, monkeypatch):
     """Read by a worker process, whose errors arrive as the text of a traceback."""
-    from cl_prompts.runs import execute as module
+    from cl_prompts.runs import prepared
 
     words = image_folder(tmp_path / "images")
     gone = tmp_path / "images" / "train" / "bee" / "3.png"
-    build = module.build_learner
+    build = prepared.build_learner
 
     def build_and_lose(*arguments):
         learner = build(*arguments)
         gone.unlink()
         return learner
 
-    monkeypatch.setattr(module, "build_learner", build_and_lose)
+    monkeypatch.setattr(prepared, "build_learner", build_and_lose)
     code, _, errors = call(*words, "dataset.cache=none", "num_workers=1")
     assert code == 1
     *warnings, line = errors.splitlines()

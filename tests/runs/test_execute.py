@@ -16,6 +16,7 @@ from tiny_runs import FILES, checked, mean, table
 from cl_prompts.errors import StrategyError, UserError
 from cl_prompts.metrics.summary import METRICS
 from cl_prompts.runs import execute as module
+from cl_prompts.runs import prepared
 from cl_prompts.runs.seeds import Seeds
 from cl_prompts.strategies.declaration import read_settings, strategy_names
 from scenarios import StreamPlan
@@ -226,14 +227,14 @@ def test_protocols_run(run_tiny, words):
 
 def subscribe_first(monkeypatch, listener):
     """Let `listener` see every evaluation before the run's own record does."""
-    build = module.build_learner
+    build = prepared.build_learner
 
     def build_and_subscribe(*arguments):
         learner = build(*arguments)
         learner.evaluation.subscribe(listener)
         return learner
 
-    monkeypatch.setattr(module, "build_learner", build_and_subscribe)
+    monkeypatch.setattr(prepared, "build_learner", build_and_subscribe)
 
 
 def stop_at(monkeypatch, sample, error):
@@ -309,8 +310,8 @@ def test_what_makes_results_doubtful_is_always_said_once_and_kept(run_tiny, prog
 
 @pytest.mark.parametrize("progress", ["none", "plain"])
 def test_reading_images_is_reported_unless_silence_is_wanted(run_tiny, progress, monkeypatch):
-    build, given = module.build_data, []
-    monkeypatch.setattr(module, "build_data", lambda config, report: given.append(report) or build(config))
+    build, given = prepared.build_data, []
+    monkeypatch.setattr(prepared, "build_data", lambda config, report: given.append(report) or build(config))
     run_tiny("ncm", f"progress={progress}")
     assert [report is None for report in given] == [progress == "none"]
 

@@ -13,7 +13,7 @@ from tiny_runs import FILES, Finished, checked, mean, runner, several_words, tab
 
 from cl_prompts.errors import UserError
 from cl_prompts.metrics.trajectory import trajectory
-from cl_prompts.runs import execute as module
+from cl_prompts.runs import prepared
 from scenarios import load_plan
 from scenarios.multi_label_plan import MultiLabelPlan
 
@@ -304,7 +304,7 @@ def test_worker_processes_change_nothing(finished, run_several):
 
 def test_an_interrupted_run_has_no_last_value(finished, run_several, monkeypatch, capsys):
     whole = finished["mlcil", "multi_lane"]
-    build = module.build_learner
+    build = prepared.build_learner
 
     def stop(strategy, point):
         if point.session == 2:
@@ -315,7 +315,7 @@ def test_an_interrupted_run_has_no_last_value(finished, run_several, monkeypatch
         learner.evaluation.subscribe(stop)
         return learner
 
-    monkeypatch.setattr(module, "build_learner", build_and_subscribe)
+    monkeypatch.setattr(prepared, "build_learner", build_and_subscribe)
     run = run_several("mlcil", "multi_lane")
     metrics, planned = run.summary["metrics"], whole.summary["samples_planned"]
     assert (run.code, run.summary["status"], run.summary["error"]) == (130, "interrupted", None)

@@ -114,9 +114,10 @@ class Finished:
 def runner(folder: Path, words_of: Callable[..., list[str]]) -> Iterator[Callable[..., Finished]]:
     """A function that executes runs in this process: `run(*choices, *words)` with the arguments of `words_of`."""
     from cl_prompts.runs import execute as module
+    from cl_prompts.runs import prepared
 
     built: list = []
-    build, count = module.build_learner, iter(range(1000))
+    build, count = prepared.build_learner, iter(range(1000))
 
     def run(*words: str) -> Finished:
         output = folder / f"output {next(count)}"
@@ -126,7 +127,7 @@ def runner(folder: Path, words_of: Callable[..., list[str]]) -> Iterator[Callabl
         return Finished(code, only_folder(output), built[-1])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "build_learner", lambda *arguments: built.append(build(*arguments)) or built[-1])
+        patch.setattr(prepared, "build_learner", lambda *arguments: built.append(build(*arguments)) or built[-1])
         yield run
 
 
