@@ -7,7 +7,17 @@ from PIL import Image
 from scenarios.datasets import dataset_names, known_num_classes, load_dataset, read_dataset_settings
 from scenarios.errors import DataError
 
-FIXED = {"digits": 10, "digit_mosaics": 10, "cifar10": 10, "cifar100": 100, "voc2007": 20, "coco2014": 80}
+FIXED = {
+    "digits": 10,
+    "digit_mosaics": 10,
+    "cifar10": 10,
+    "cifar100": 100,
+    "cub200": 200,
+    "imagenet_r": 200,
+    "tiny_imagenet": 200,
+    "voc2007": 20,
+    "coco2014": 80,
+}
 
 
 @pytest.fixture
