@@ -1,6 +1,7 @@
 """Weight files of the Hugging Face hub: found in its cache without a connection, else downloaded into it.
 
-The download itself (progress, resume, locks between processes, atomic rename) is huggingface_hub's.
+The download itself (progress, resume, locks between processes, atomic rename) is huggingface_hub's, which is imported
+when it is first asked: a configuration is checked without it.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
-"""Checks that a weight file fits a model to the last key; every fault of a file is named in one line."""
+"""Checks that a weight file fits a model to the last key; every fault of a file is named in one line. Light."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from cl_prompts.errors import BackboneError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Shape = tuple[int, ...]
 

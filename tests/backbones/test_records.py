@@ -148,9 +148,10 @@ def test_a_damaged_table_is_refused(change, tmp_path):
         read_records(path)
 
 
-def test_the_table_is_light():
+def test_the_table_and_the_hub_are_light():
     code = (
         "import sys; from cl_prompts.backbones.records import list_unpinned, weight_records; weight_records();"
+        "from cl_prompts.backbones.hub import Hub;"
         "assert not {'torch', 'timm', 'avalanche', 'huggingface_hub'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
