@@ -55,6 +55,12 @@ def _print_config(config: RunConfig) -> int:
     return SUCCESS
 
 
+def _check_data(config: RunConfig) -> int:
+    from cl_prompts.runs.data_check import check_files
+
+    return check_files(config)
+
+
 def _heavy(module: str, function: str) -> Callable[[RunConfig], int]:
     """A function whose module imports torch, timm and Avalanche, and does so only when it is called."""
 
@@ -74,6 +80,7 @@ def _heavy(module: str, function: str) -> Callable[[RunConfig], int]:
 MODES: dict[str, Callable[[RunConfig], int]] = {
     "run": _heavy("cl_prompts.runs.execute", "execute"),
     "inspect": _heavy("cl_prompts.runs.inspection.inspect", "inspect"),
+    "check-data": _check_data,
     "config": _print_config,
 }
 """Word after `mode=` -> what is done."""

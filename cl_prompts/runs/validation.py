@@ -149,6 +149,8 @@ class _Check:
         return lines
 
     def _combinations(self, draft: RunConfig, available: set[str]) -> None:
+        if draft.mode == "check-data":
+            return  # it looks at the files of a data set, whatever stream or method they would be used with
         wrong = {problem.key for problem in self.problems} | self.unsure
         found = [
             problem for rule in RULES if self._applies(rule, draft, available, wrong) for problem in rule.check(draft)

@@ -79,11 +79,12 @@ class Measurement:
     gpu_memory: int | None
 
 
-def measure(config: RunConfig, data: Data, learner: Learner, seconds: float = SECONDS) -> Measurement:
-    """Train and evaluate for about so many seconds; the learner is spent afterwards.
+def measure(config: RunConfig, data: Data, learner: Learner, seconds: float | None = None) -> Measurement:
+    """Train and evaluate for about so many seconds (None: `SECONDS`); the learner is spent afterwards.
 
     Where a batch of the run would take too long, smaller ones are measured.
     """
+    seconds = SECONDS if seconds is None else seconds
     strategy, device = learner.strategy, learner.strategy.device
     clock = _clock(device)
     before = peak_memory_bytes() or 0

@@ -89,7 +89,7 @@ def cost_rows(work: Work, measured: Measurement, expected: Estimate, stream_batc
             [
                 f"{measured.batches} batches of {measured.batch_size}{smaller} in {measured.seconds:.1f} s, "
                 f"then {measured.test_images} test images;",
-                "counts of the whole run are taken at that speed; the weights were thrown away",
+                "all counts are taken at that speed; the weights were thrown away",
             ],
         ),
     }

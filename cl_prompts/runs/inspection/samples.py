@@ -73,7 +73,8 @@ def session_samples(config: RunConfig, data: Data, learner: Learner) -> Iterator
                 evaluated=_pixels(learner, preparation.for_evaluation(images)),
                 trained=_pixels(learner, _trained(preparation, images, samples, firsts)) if changes else None,
             )
-        for _ in range(protocol.epochs):
+        # A merged stream has each sample once, and batches that began in the session before.
+        for _ in range(0 if config.scenario.view == "merged" else protocol.epochs):
             preparation.presented.add(torch.from_numpy(plan.sessions[session].copy()))
 
 
