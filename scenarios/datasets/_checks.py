@@ -72,7 +72,8 @@ def check_parts(
         parts = module.load(settings.model_copy(update=known), image_size=_SIDE, progress=progress)
     except DataError as error:
         return [*rows, CheckedPart("images", str(error), _expected(records), "wrong", "see what was found")]
-    images = {word: sum(record.images.get(word, 0) for record in records) for word in ("train", "test")}
+    known_numbers = all(record.images for record in records)
+    images = {word: sum(r.images[word] for r in records) if known_numbers else 0 for word in ("train", "test")}
     return [*rows, *(_part_row(word, part, images[word]) for word, part in zip(images, parts, strict=True))]
 
 

@@ -93,7 +93,7 @@ def load_cifar(settings: CifarSettings, cifar: Cifar) -> tuple[ImageDataset, Ima
     """
     root = data_root(settings.root)
     cifar.official.provide(root, download=settings.download)
-    reader = _Reader(cifar, root)
+    reader = CifarReader(cifar, root)
     class_names = tuple(reader.read(*cifar.names)[cifar.names_key])
     data, targets = reader.part(cifar.train)
     subset, notes = training_subset(targets, class_names, settings)
@@ -119,21 +119,34 @@ def load_cifar(settings: CifarSettings, cifar: Cifar) -> tuple[ImageDataset, Ima
     return train, made("test", *reader.part(cifar.test), "all", [])
 
 
-class _Reader:
-    """Reads official files of one data set."""
+class CifarReader:
+    """Reads official files of one data set.
+
+    Args:
+        cifar: which of the two.
+        root: folder that holds its folder.
+    """
 
     def __init__(self, cifar: Cifar, root: Path) -> None:
         self._cifar, self._root = cifar, root
 
     def part(self, files: tuple[tuple[str, str], ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels uint8 `(images, 3, 32, 32)` and class ids int64 `(images,)` of several files."""
+        """Pixels uint8 `(images, 3, 32, 32)` and class ids int64 `(images,)` of several files.
+
+        Raises:
+            DataError: see `read`.
+        """
         contents = [self.read(*file) for file in files]
         pixels = np.concatenate([np.asarray(content["data"], dtype=np.uint8) for content in contents])
         labels = np.concatenate([np.asarray(content[self._cifar.labels_key], dtype=np.int64) for content in contents])
         return pixels.reshape(-1, 3, SIDE, SIDE), labels
 
     def read(self, name: str, md5: str) -> Any:
-        """Content of a pickle, which is read only if it is the official one: reading another may run code."""
+        """Content of a pickle, which is read only if it is the official one: reading another may run code.
+
+        Raises:
+            DataError: not readable, or not the official file.
+        """
         path = self._root / self._cifar.folder / name
         try:
             data = path.read_bytes()

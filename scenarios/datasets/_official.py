@@ -30,7 +30,7 @@ class Official:
 
     Attributes:
         name: the word after `dataset=`.
-        files: archives, or files that are read as they are.
+        files: archives, or files that are read as they are; none where a user has to bring the tree.
         tree: what the root holds once everything is there, in words.
         missing: the first thing of the data set that is not below the root; None where all is there.
         images: official number of images of each part.
@@ -60,6 +60,8 @@ class Official:
 
     def by_hand(self, root: Path) -> str:
         """What to do without this program, an order: files, hashes, addresses, place, expected tree."""
+        if not self.files:
+            return f"put {self.tree} into {root}, from {self.page}"
         sources = (f"{file.words} from {file.url or self.page}" for file in self.files)
         use = f"; unpacked, {root} holds" if self.limits is not None else f"; {root} then holds"
         return f"get {' and '.join(sources)} and put it into {self.place(root)}{use} {self.tree}"
@@ -75,13 +77,13 @@ class Official:
             return
         absent = [file for file in self.files if not (self.place(root) / file.name).is_file()]
         uncertain = [file for file in absent if file.url is None]
-        if not absent or (download and not uncertain):
+        if self.files and not uncertain and (download or not absent):
             return
         advice = self.by_hand(root)
-        if not uncertain:
+        if uncertain or not self.files:
+            advice = f"no address of it is certain: {advice}"
+        else:
             advice = f"set dataset.download=true, or {advice}"
-        elif download:
-            advice = f"no address of {uncertain[0].name} is certain: {advice}"
         raise DataError(
             f"dataset={self.name}: {missing} is missing; {advice}, or point dataset.root at the folder that holds it"
         )

@@ -13,6 +13,7 @@ FIXED = {
     "cifar10": 10,
     "cifar100": 100,
     "cub200": 200,
+    "five_datasets": 50,
     "imagenet_r": 200,
     "tiny_imagenet": 200,
     "voc2007": 20,
