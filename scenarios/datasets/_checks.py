@@ -59,6 +59,7 @@ def check_parts(
     records: Sequence[Official] = module.official(settings) if hasattr(module, "official") else ()
     root = data_root(getattr(settings, "root", None))
     rows = [_file_row(record, file, root, pins) for record in records for file in record.files]
+    rows += [row for record in records if not record.files for row in _tree_rows(record, root)]
     everything: dict[str, Any] = {
         "train_per_class": None,
         "download": False,
@@ -95,6 +96,14 @@ def _file_row(record: Official, file: RemoteFile, root: Path, pins: Pins) -> Che
     if file.sha256 is None and file.md5 is None:
         return CheckedPart(str(path), words, expected, "unpinned" if pin is None else "pinned")
     return CheckedPart(str(path), words, expected, "ok")
+
+
+def _tree_rows(record: Official, root: Path) -> list[CheckedPart]:
+    """A row for what a user has to bring, where it is missing."""
+    missing = record.missing(root)
+    if missing is None:
+        return []
+    return [CheckedPart(str(missing), "nothing there", record.tree, "missing", record.by_hand(root))]
 
 
 def _part_row(word: str, part: ImageDataset, expected: int) -> CheckedPart:

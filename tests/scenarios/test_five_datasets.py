@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import pickle
+import shutil
 import struct
 from dataclasses import replace
 
@@ -148,6 +149,10 @@ def test_what_is_missing_is_said_before_anything_is_downloaded(tmp_path):
 def test_check_data_reads_all_five(root):
     rows = check_data("five_datasets", settings_of("five_datasets")(root=str(root)), pins=Pins(root / "pins"))
     assert [row.state for row in rows] == ["absent", *["ok"] * 10, "ok", "ok"]
+    shutil.rmtree(root / "notMNIST" / "test")
+    rows = check_data("five_datasets", settings_of("five_datasets")(root=str(root)), pins=Pins(root / "pins"))
+    assert (rows[-1].state, rows[-1].part) == ("missing", str(root / "notMNIST" / "test"))
+    assert "Y. Bulatov" in rows[-1].advice
 
 
 @pytest.mark.parametrize(
