@@ -6,8 +6,9 @@ is named, belongs to the protocol, and is computed here for strategies and plugi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,6 +71,16 @@ class ClassTracker:
         if policy not in MASK_POLICIES:
             raise StrategyError(f"mask policy {policy!r} is unknown; choose one of {', '.join(MASK_POLICIES)}")
         return MASK_POLICIES[policy](self, targets)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` restores."""
+        return {"exposed": self.exposed, "session": self.session, "task": self.task}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where the state was taken."""
+        device = self.exposed.device
+        self.exposed, self.session = state["exposed"].to(device), state["session"].to(device)
+        self.task = None if state["task"] is None else state["task"].to(device)
 
     def to(self, device: torch.device | str) -> ClassTracker:
         """Move the vectors to `device`."""

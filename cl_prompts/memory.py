@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,6 +47,15 @@ class ReservoirSampler:
         """Up to `count` different samples of the memory, uniformly at random."""
         order: Tensor = torch.randperm(len(self.slots), generator=self.generator)
         return [self.slots[place] for place in order[:count].tolist()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` restores: slots, count and generator."""
+        return {"slots": list(self.slots), "seen": self.seen, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where the state was taken."""
+        self.slots, self.seen = list(state["slots"]), state["seen"]
+        self.generator.set_state(state["generator"])
 
     def _place(self) -> int:
         return int(torch.randint(0, self.seen, (1,), generator=self.generator))

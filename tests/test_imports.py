@@ -27,6 +27,7 @@ ALLOWED = {
     "masks": {"labels", "errors"},
     "losses": {"errors"},
     "backbones": {"config_folder", "errors"},
+    "pretraining": {"backbones", "errors"},
     "prompts": {"backbones", "errors"},
     "heads": {"errors"},
     "lanes": {"backbones", "heads", "labels", "errors"},
@@ -49,6 +50,9 @@ LIBRARIES = {
     "config_folder": set(),
 }
 """Room -> libraries it may import; rooms that are not named may import any."""
+
+PROGRAMS = ("cl_prompts.backbones.pretrain", "cl_prompts.backbones.probe")
+"""Command lines that stand beside what they make: they read images and arguments, and nothing imports them."""
 
 WEIGHT_FILES = {
     "cl_prompts.backbones.build": {"yaml", "pydantic", "scenarios.pins"},
@@ -76,6 +80,8 @@ def imported_by(module: str) -> set[str]:
 
 def room_of(name: str) -> str | None:
     """The room of a name inside cl_prompts; None outside, or for the package itself."""
+    if name.startswith(PROGRAMS):
+        return "pretraining"
     parts = name.split(".")
     return parts[1] if parts[0] == "cl_prompts" and len(parts) > 1 else None
 

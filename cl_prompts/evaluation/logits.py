@@ -7,8 +7,9 @@ MULTI-LANE, a part runs again only if its state changed: finished parts are eval
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +31,21 @@ class ModelLogits:
         self.autocast = autocast
         self._model: weakref.ref[nn.Module] | None = None
         self._queries: Tensor | None = None
-        self._states: list[Hashable] = []
+        self._states: list[str] = []
         self._outputs: list[Tensor] = []
+        self._groups: list[list[int]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` restores: which parts were evaluated together, in which state; no outputs."""
+        return {"groups": [list(group) for group in self._groups], "states": list(self._states)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where the state was taken: known parts run again as they ran then.
+
+        In the same company, as matrices of other shapes round differently.
+        """
+        self._states, self._groups = list(state["states"]), [list(group) for group in state["groups"]]
+        self._outputs, self._model = [], None
 
     def of(
         self, model: nn.Module, positions: Tensor, device: torch.device, parts: int | None = None
@@ -47,7 +61,8 @@ class ModelLogits:
             # Contexts of torch are closed before a yield: they would hold for the reader, too.
             with torch.inference_mode(), self._autocast(device):
                 if self._model is None or self._model() is not model:
-                    self._states, self._outputs = [], []
+                    if self._model is not None:
+                        self._states, self._outputs, self._groups = [], [], []
                     self._queries = self._query_all(model, device)
                     self._model = weakref.ref(model)
                 has_parts = isinstance(model, Method) and self._refresh_parts(model, device)
@@ -78,23 +93,37 @@ class ModelLogits:
         return torch.cat(known) if known else None
 
     def _refresh_parts(self, model: Method, device: torch.device) -> bool:
-        """Bring the outputs of all parts up to date, for all images: later evaluations may ask for any of them."""
-        states = model.parts()
-        if states is None:
+        """Bring the outputs of all parts up to date."""
+        found = model.parts()
+        if found is None:
             return False
-        known = self._states[: len(states)] + [None] * (len(states) - len(self._states))
+        states = [repr(state) for state in found]
+        if len(self._outputs) < len(self._states):
+            self._bring_back(model, device)
+        known = self._states[: len(states)] + [""] * (len(states) - len(self._states))
         stale = [number for number, state in enumerate(states) if state != known[number]]
         if stale:
-            fresh: list[list[Tensor]] = [[] for _ in stale]
-            for batch in self.images.batches():
-                outputs = model.part_outputs(self.images.load(batch, device), stale)
-                for rows, output in zip(fresh, outputs, strict=True):
-                    rows.append(output)
-            kept = dict(enumerate(self._outputs[: len(states)]))
-            kept |= {number: torch.cat(rows) for number, rows in zip(stale, fresh, strict=True)}
+            kept = dict(enumerate(self._outputs[: len(states)])) | self._run(model, stale, device)
             self._outputs = [kept[number] for number in range(len(states))]
             self._states = states
+            self._groups = [group for group in self._groups if not set(group) <= set(stale)] + [stale]
         return True
+
+    def _bring_back(self, model: Method, device: torch.device) -> None:
+        """After a resume: outputs of the parts that were known, computed as they were then."""
+        outputs: dict[int, Tensor] = {}
+        for group in self._groups:
+            outputs |= self._run(model, group, device)
+        self._outputs = [outputs[number] for number in range(len(self._states))]
+
+    def _run(self, model: Method, numbers: Sequence[int], device: torch.device) -> dict[int, Tensor]:
+        """Output of each of these parts for all images: later evaluations may ask for any of them."""
+        rows: list[list[Tensor]] = [[] for _ in numbers]
+        for batch in self.images.batches():
+            outputs = model.part_outputs(self.images.load(batch, device), numbers)
+            for one, output in zip(rows, outputs, strict=True):
+                one.append(output)
+        return {number: torch.cat(found) for number, found in zip(numbers, rows, strict=True)}
 
     def _autocast(self, device: torch.device) -> AbstractContextManager:
         return nullcontext() if self.autocast is None else torch.autocast(device.type, dtype=self.autocast)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from cl_prompts.errors import MetricError
 from cl_prompts.evaluation import Evaluator, MultiLabelEvaluator
 from cl_prompts.labels import label_kind
+from cl_prompts.metrics.record_state import point_from_state, point_state
 from cl_prompts.metrics.records import EvaluationPoint, MultiLabelPoint
 from cl_prompts.plugins.stream_position import StreamPosition
 
@@ -91,6 +92,32 @@ class AnytimeEvaluation(SupervisedPlugin):
     def subscribe(self, listener: Listener) -> None:
         """Call `listener(strategy, point)` after every evaluation."""
         self._listeners.append(listener)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` restores: all points so far and when the next one is due."""
+        return {
+            "points": [point_state(point) for point in self.points],
+            "sessions": [point_state(point) for point in self.sessions],
+            "exposed": self._exposed,
+            "position": self._position.state_dict(),
+            "next": self._next,
+            "deferred": None if self._deferred is None else self._deferred.state_dict(),
+            "evaluator": self.evaluator.logits.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where the state was taken.
+
+        Raises:
+            MetricError: an evaluation in it cannot be read.
+        """
+        self.points = [point_from_state(point) for point in state["points"]]
+        self.sessions = [point_from_state(point) for point in state["sessions"]]
+        self._exposed, self._next, self._latest = state["exposed"], state["next"], None
+        self._position.load_state_dict(state["position"])
+        if self._deferred is not None:
+            self._deferred.load_state_dict(state["deferred"])
+        self.evaluator.logits.load_state_dict(state["evaluator"])
 
     def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Start counting an experience; sessions that are empty at the very start have nothing to evaluate."""
@@ -173,7 +200,19 @@ class FinishedParts:
 
     def __init__(self) -> None:
         self.ends: list[tuple[int, Tensor, int]] = []
-        self._finished: list[Hashable] = []
+        self._finished: list[str] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` restores."""
+        return {
+            "ends": [[seen, exposed, parts] for seen, exposed, parts in self.ends],
+            "finished": list(self._finished),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where the state was taken."""
+        self.ends = [(seen, exposed, parts) for seen, exposed, parts in state["ends"]]
+        self._finished = list(state["finished"])
 
     def note(self, model: torch.nn.Module, seen: int, exposed: Tensor) -> None:
         """A session has ended at `seen` samples with these classes exposed.
@@ -184,20 +223,21 @@ class FinishedParts:
         self._finished = self._states(model)
         self.ends.append((seen, exposed, len(self._finished)))
 
-    def _states(self, model: torch.nn.Module) -> list[Hashable]:
+    def _states(self, model: torch.nn.Module) -> list[str]:
         parts = getattr(model, "parts", lambda: None)()
         if parts is None:
             raise MetricError(
                 f"AnytimeEvaluation deferred=True: {type(model).__name__} does not grow by finished parts, so its "
                 "earlier states cannot be measured later; set deferred=False (protocol.session_evaluation=live)"
             )
-        changed = [number for number, state in enumerate(self._finished) if parts[number] != state]
+        found = [repr(part) for part in parts]
+        changed = [number for number, state in enumerate(self._finished) if found[number] != state]
         if changed:
             raise MetricError(
                 f"AnytimeEvaluation deferred=True: part {changed[0]} of {type(model).__name__} learned on after its "
                 "session, so its state then is lost; set deferred=False (protocol.session_evaluation=live)"
             )
-        return parts
+        return found
 
 
 def _version(model: torch.nn.Module) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -32,6 +33,20 @@ class PromptUsage(SupervisedPlugin):
         self.history: list[tuple[int, torch.Tensor]] = []
         self._position = StreamPosition()
         self._next = every
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` restores."""
+        return {
+            "history": [[seen, counts] for seen, counts in self.history],
+            "position": self._position.state_dict(),
+            "next": self._next,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where the state was taken."""
+        self.history = [(seen, counts) for seen, counts in state["history"]]
+        self._position.load_state_dict(state["position"])
+        self._next = state["next"]
 
     def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Refuse a model without a pool before any work."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from bisect import bisect_right
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -41,6 +42,21 @@ class Reservoir(SupervisedPlugin):
         self._starts: list[int] = []  # sample number at which each of them begins
         self._total = 0
 
+    def skip_experience(self, dataset: Any) -> None:
+        """Note where the samples of one pass over an earlier experience lie, without training on it; for a resume."""
+        self._datasets.append(dataset)
+        self._starts.append(self._total)
+        self._total += len(dataset)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` restores."""
+        return {"sampler": self.sampler.state_dict(), "position": self._position.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where the state was taken; earlier experiences are told by `skip_experience`."""
+        self.sampler.load_state_dict(state["sampler"])
+        self._position.load_state_dict(state["position"])
+
     def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Note where the samples of this experience lie."""
         if kwargs.get("shuffle", _shuffles_by_default(strategy)):
@@ -50,9 +66,7 @@ class Reservoir(SupervisedPlugin):
                 "Reservoir remembers places in the stream: give the strategy shuffle_seed=None (protocol.shuffle=false)"
             )
         self._position.begin_epoch(strategy)
-        self._datasets.append(strategy.adapted_dataset)
-        self._starts.append(self._total)
-        self._total += len(strategy.adapted_dataset)
+        self.skip_experience(strategy.adapted_dataset)
 
     def before_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Check that the batch is the next one of the stream."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -21,6 +22,14 @@ class StreamPosition:
     def begin_epoch(self, strategy: Any) -> None:
         """Call in `before_training_epoch`."""
         self._left = len(strategy.experience.dataset)
+
+    def state_dict(self) -> dict[str, int]:
+        """What `load_state_dict` restores, between two batches."""
+        return {"samples_seen": self.samples_seen, "left": self._left}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Continue where the state was taken."""
+        self.samples_seen, self._left = state["samples_seen"], state["left"]
 
     def begin_batch(self, strategy: Any) -> None:
         """Call in `before_training_iteration`, where replay from a loader may already have joined the batch."""

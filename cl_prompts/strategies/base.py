@@ -9,7 +9,7 @@ each update.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -37,7 +37,8 @@ from cl_prompts.strategies.declaration import StrategySettings
 from cl_prompts.strategies.images import EvalTransform, ImagePreparation, TrainTransform
 from cl_prompts.strategies.method import Method, TrainingOutputs
 from cl_prompts.strategies.optimization import OPTIMIZER_SCOPES, SCHEDULES, MakeOptimizer, Optimization
-from cl_prompts.strategies.passes import EpochOrder
+from cl_prompts.strategies.passes import EpochOrder, Place
+from cl_prompts.strategies.state import prepare_plugins, restore_strategy, strategy_state
 from cl_prompts.strategies.watch import TrainingWatch
 
 AUTOCAST: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
@@ -75,6 +76,8 @@ class ContinualStrategy(SupervisedTemplate):
         samples_seen: stream samples presented, each once an epoch whatever the updates; the x axis of every curve.
         updates: optimizer steps (or closed-form fits) done.
         classes: the `ClassTracker`; `exposed` is its vector of classes seen so far.
+        place: where in the stream the strategy is.
+        batch_listeners: called with the strategy at the end of every stream batch, after all plugins.
         watch: running accuracy, latest losses and the guard against losses that are not finite.
         mb_sample_ids: (batch,) data-set indices of the current mini-batch, replay included.
         stream_size: how many of the mini-batch's rows come from the stream; the rest is replay.
@@ -141,6 +144,7 @@ class ContinualStrategy(SupervisedTemplate):
             evaluator=evaluator,
         )
         self.model: Method
+        self._stop_training: bool
         self.optimizer: torch.optim.Optimizer | None
         self.num_classes = num_classes
         self.updates_per_batch = Fraction(updates_per_batch).limit_denominator(10**6)
@@ -159,10 +163,13 @@ class ContinualStrategy(SupervisedTemplate):
         self._pass_number = 0
         self._shuffle_seed = shuffle_seed
         self._order = EpochOrder(0, shuffle_seed)
+        self.place = Place()
+        self.batch_listeners: list[Callable[[Any], None]] = []
+        self._to_restore: Mapping[str, Any] | None = None
         self._outputs: TrainingOutputs | None = None
         self._fixed_query: Tensor | None = None
         # Iterating a loader draws a base seed; a generator of its own keeps the global one untouched.
-        self._loader_generator = torch.Generator().manual_seed(seed)
+        self._loader_seed, self._loader_generator = seed, torch.Generator()
 
     @property
     def shuffles(self) -> bool:
@@ -204,8 +211,17 @@ class ContinualStrategy(SupervisedTemplate):
             if self.needs.replay == "none":
                 advice = f"leave it out, {type(self).__name__} uses no replay"
             raise StrategyError(f"a plugin replaced the loader of the stream, whose order is planned; {advice}")
+        place = self.place
+        if self._to_restore is not None:
+            state, self._to_restore = self._to_restore, None
+            restore_strategy(self, state)
+            self._order.epoch = place.order_epoch
+        else:
+            place.position, place.order_epoch = 0, self._order.epoch
         sample_ids = self._sample_ids_of_experience()[self._order.begin_epoch()]
-        position = 0
+        self._order.skip(place.position)
+        # Of the pass alone, so that a resumed one gives the workers of a loader the same seeds.
+        self._loader_generator.manual_seed((self._loader_seed + place.order_epoch) % 2**63)
         for batch in self.dataloader:
             if self._stop_training:
                 break
@@ -213,8 +229,7 @@ class ContinualStrategy(SupervisedTemplate):
             self._unpack_minibatch()
             stream = list(self.mbatch)
             self.stream_size = len(stream[1])
-            stream_ids = sample_ids[position : position + self.stream_size]
-            position += self.stream_size
+            stream_ids = sample_ids[place.position : place.position + self.stream_size]
             self.classes.observe(stream[1])
             self.model.observe(self.classes.exposed)
             self._fixed_query = None
@@ -227,11 +242,46 @@ class ContinualStrategy(SupervisedTemplate):
                 self._update(**kwargs)
             self._carry += self.updates_per_batch - due if self.needs.gradient else 0
             self.samples_seen += self.stream_size
+            place.position += self.stream_size
             self.preparation.presented.add(stream_ids)
             if due == 0:
                 self._predict_without_update()
             self._after_training_iteration(**kwargs)
+            for listener in self.batch_listeners:
+                listener(self)
         self.stop_if_not_finite()
+
+    def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
+        """The epochs over one experience that are left; evaluation is a matter of `AnytimeEvaluation`."""
+        for epoch in range(0 if self._to_restore is None else self._to_restore["place"]["epoch"], self.train_epochs):
+            self.place.epoch = epoch
+            self._before_training_epoch(**kwargs)
+            if self._stop_training:
+                self._stop_training = False
+                break
+            self.training_epoch(**kwargs)
+            self._after_training_epoch(**kwargs)
+
+    # --- saving and going on ----------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state at the end of a stream batch, plain containers and tensors; read it in a `batch_listeners` call."""
+        return strategy_state(self)
+
+    def resume(self, state: Mapping[str, Any], experiences: Sequence[Any]) -> Sequence[Any]:
+        """Go on where `state_dict` was taken; returns the experiences to call `train` with, in order.
+
+        Args:
+            state: of a strategy built with the same arguments and plugins.
+            experiences: the whole training stream.
+
+        Raises:
+            StrategyError: this strategy has trained already, or the stream has fewer experiences.
+        """
+        number = prepare_plugins(self, state, experiences)
+        self.place.experience = number - 1
+        self._to_restore = state
+        return experiences[number:]
 
     def _updates_due(self) -> int:
         if not self.needs.gradient:
@@ -339,6 +389,7 @@ class ContinualStrategy(SupervisedTemplate):
         if self.optimizer is not None:
             trained = [tensor for _, tensor in self.model.named_trainables()]
             self.optimizer = self.optimization.begin_session(self.optimizer, trained, is_first=self.updates == 0)
+        self.place.experience += 1
         super()._before_training_exp(**kwargs)
 
     def _after_training_epoch(self, **kwargs: Any) -> None:
@@ -381,5 +432,6 @@ class ContinualStrategy(SupervisedTemplate):
         """Data-set indices in stream order; stream positions where the data set does not carry them."""
         ids = getattr(self.adapted_dataset, "sample_ids", None)
         if ids is None:
-            return torch.arange(self.samples_seen, self.samples_seen + len(self.adapted_dataset))
+            start = self.samples_seen - self.place.position
+            return torch.arange(start, start + len(self.adapted_dataset))
         return torch.as_tensor(list(ids), dtype=torch.int64)

@@ -56,6 +56,7 @@ class Method(nn.Module):
         self.backbone = backbone
         self.num_classes = num_classes
         self.settings = settings
+        self.generator = generator
 
     def begin_session(self, classes: Tensor | None) -> None:
         """A session begins, a task if it has `classes`, int64, of its own. What is trained may change here."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -66,6 +67,22 @@ class Optimization:
                 for group in optimizer.param_groups:
                     group["lr"] = group.pop("initial_lr")
             self._scheduler = self.schedule(optimizer, self.epochs)
+        return optimizer
+
+    def state_dict(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """What `restored` restores: moments, rates and the place in the schedule."""
+        scheduler = None if self._scheduler is None else self._scheduler.state_dict()
+        return {"optimizer": optimizer.state_dict(), "scheduler": scheduler}
+
+    def restored(self, trained: Sequence[nn.Parameter], state: Mapping[str, Any]) -> torch.optim.Optimizer:
+        """An optimizer of `trained` that continues where the state was taken."""
+        optimizer = self.begin(trained)
+        self._scheduler = None
+        if self.schedule is not None:
+            self._scheduler = self.schedule(optimizer, self.epochs)
+            self._scheduler.load_state_dict(state["scheduler"])
+        # After the schedule, which sets rates when it is made.
+        optimizer.load_state_dict(state["optimizer"])
         return optimizer
 
     def end_epoch(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class EpochOrder(Sampler[int]):
         self.seed = seed
         self.epoch = first_epoch
         self.positions = torch.arange(length)
+        self._skipped = 0
 
     def begin_epoch(self) -> Tensor:
         """Decide the order of the next epoch; the loader may be asked for its batches only then."""
@@ -32,13 +34,18 @@ class EpochOrder(Sampler[int]):
             generator = torch.Generator().manual_seed((self.seed + 0x9E3779B97F4A7C15 * self.epoch) % 2**63)
             self.positions = torch.randperm(len(self.positions), generator=generator)
         self.epoch += 1
+        self._skipped = 0
         return self.positions
 
+    def skip(self, count: int) -> None:
+        """Leave out the first `count` positions of the current epoch, which were presented before a resume."""
+        self._skipped = count
+
     def __iter__(self) -> Iterator[int]:
-        return iter(self.positions.tolist())
+        return iter(self.positions[self._skipped :].tolist())
 
     def __len__(self) -> int:
-        return len(self.positions)
+        return len(self.positions) - self._skipped
 
 
 class PresentationCount:
@@ -62,3 +69,29 @@ class PresentationCount:
         if needed > len(self.times):
             # Doubled: a stream that numbers its samples as they come would otherwise copy this at every batch.
             self.times = torch.nn.functional.pad(self.times, (0, max(needed, 2 * len(self.times)) - len(self.times)))
+
+
+@dataclass
+class Place:
+    """Where in its stream a strategy is, at the end of a stream batch.
+
+    Attributes:
+        experience: experiences begun before the current one.
+        epoch: passes over the current experience that are complete.
+        position: samples of the current pass in finished batches.
+        order_epoch: number of the current pass in the whole stream, which decides a shuffled order.
+    """
+
+    experience: int = -1
+    epoch: int = 0
+    position: int = 0
+    order_epoch: int = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """What `load_state_dict` restores."""
+        return asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Continue where the state was taken."""
+        for name, value in state.items():
+            setattr(self, name, value)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from cl_prompts.errors import StrategyError
-from cl_prompts.labels import LabelKind, label_kind
+from cl_prompts.labels import LABEL_KINDS, LabelKind, label_kind
 
 DECAY = 0.98
 """Weight of the past in the running score: roughly the last 50 updates count."""
@@ -51,6 +54,22 @@ class TrainingWatch:
         self.last_losses = {name: value.detach() for name, value in named.items()}
         self.last_losses["total"] = total.detach().squeeze()
         self._all_finite &= torch.isfinite(total).all()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` restores."""
+        return {
+            "label_dimensions": next((number for number, kind in LABEL_KINDS.items() if kind is self.kind), None),
+            "hits": self._hits,
+            "all_finite": self._all_finite,
+            "last_losses": dict(self.last_losses),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where the state was taken."""
+        device = self._hits.device
+        self.kind = LABEL_KINDS.get(state["label_dimensions"])
+        self._hits, self._all_finite = state["hits"].to(device), state["all_finite"].to(device)
+        self.last_losses = {name: value.to(device) for name, value in state["last_losses"].items()}
 
     def stop_if_not_finite(self, samples_seen: int, updates: int) -> None:
         """Refuse to go on after a loss that is NaN or infinite. Waits for the device.

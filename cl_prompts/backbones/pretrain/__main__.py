@@ -8,12 +8,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import numpy as np
-import timm
 import torch
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from cl_prompts.backbones.build import build_backbone
@@ -21,11 +20,10 @@ from cl_prompts.backbones.checkpoints import file_sha256
 from cl_prompts.backbones.pretrain.loop import Pretraining
 from cl_prompts.backbones.pretrain.settings import PretrainSettings, help_text, read_words
 from cl_prompts.backbones.pretrain.teacher import Targets, teacher_targets
-from cl_prompts.backbones.settings import BackboneSettings
+from cl_prompts.backbones.settings import BackboneSettings, normalisation
 from cl_prompts.errors import BackboneError, UserError
 from scenarios.datasets import load_dataset
 from scenarios.datasets.image_folder import ImageFolderSettings
-from scenarios.settings import ChannelValues
 
 PRODUCT = "weights.safetensors"
 
@@ -85,22 +83,17 @@ def _targets(
     if not settings.learns_features:
         return None
     assert settings.teacher is not None
-    constants = timm.get_pretrained_cfg(settings.teacher)
-    if constants is None:
-        raise BackboneError(
-            f"teacher={settings.teacher} is not known to timm {timm.__version__}; see timm.list_pretrained()"
-        )
-    teacher = build_backbone(
-        BackboneSettings(
+    try:
+        chosen = BackboneSettings(
             name="teacher",
             timm_name=settings.teacher,
             img_size=settings.teacher_size,
-            checkpoint=settings.teacher_checkpoint,
-            mean=cast("ChannelValues", tuple(constants.mean)),
-            std=cast("ChannelValues", tuple(constants.std)),
-        ),
-        seed=0,
-    )
+            checkpoint=settings.teacher_checkpoint or "hub",
+        )
+    except ValidationError as error:
+        raise BackboneError(f"teacher={settings.teacher}: {error.errors()[0]['msg']}") from error
+    teacher = build_backbone(chosen, seed=0)
+    mean, std = (torch.tensor(values, device=settings.device).view(3, 1, 1) for values in normalisation(chosen, None))
     device = torch.device(settings.device)
     started = time.monotonic()
 
@@ -118,10 +111,7 @@ def _targets(
             "size": settings.teacher_size,
             "images": content,
         },
-        normalisation=(
-            torch.tensor(constants.mean, device=device).view(3, 1, 1),
-            torch.tensor(constants.std, device=device).view(3, 1, 1),
-        ),
+        normalisation=(mean, std),
         size=settings.teacher_size,
         precision={"bf16": torch.bfloat16, "fp32": torch.float32}[settings.precision],
         device=device,

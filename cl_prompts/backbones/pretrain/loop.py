@@ -28,7 +28,7 @@ from cl_prompts.backbones.pretrain.student import (
 from cl_prompts.backbones.pretrain.teacher import Targets
 from cl_prompts.backbones.pretrain.views import cut, draw_crops, order_of
 from cl_prompts.errors import BackboneError
-from cl_prompts.runs.files import atomic_file
+from scenarios._atomic_files import atomic_file
 
 CHECKPOINT = "checkpoint.pt"
 Report = Callable[[int, dict[str, float]], None]

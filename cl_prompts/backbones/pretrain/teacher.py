@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cl_prompts.backbones.frozen_vit import FrozenViT
 from cl_prompts.errors import BackboneError
-from cl_prompts.runs.files import atomic_file
+from scenarios._atomic_files import atomic_file
 
 TEACHER_BATCH = 64
 
