@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import cl_prompts
+from cl_prompts.backbones.records import find_record
 from cl_prompts.runs.compose import config_folder, open_composer
 from cl_prompts.runs.help import summary
 from cl_prompts.runs.request import read_request
@@ -143,6 +144,26 @@ def test_an_experiment_composes_and_is_recorded(path, composer, tmp_path):
     (config,) = request.configs
     assert config.experiment == (None if path.stem == "none" else path.stem)
     assert config.strategy_name == ("multi_lane" if path.stem.startswith("multi_lane") else "mvp")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "weights", "normalisation"),
+    [
+        ("mvp_cifar100", "orig_in21k", "dataset"),
+        ("multi_lane_cifar100", "augreg_in21k_ft_in1k", "none"),
+        ("multi_lane_voc2007", "augreg_in21k_ft_in1k", "none"),
+        ("multi_lane_coco2014", "augreg_in21k_ft_in1k", "none"),
+    ],
+)
+def test_a_recipe_takes_the_weights_and_the_input_of_its_paper(experiment, weights, normalisation, composer, tmp_path):
+    words = [f"experiment={experiment}", *([f"dataset.root={coco_tree(tmp_path)}"] if "coco" in experiment else [])]
+    (config,) = read_request(composer, words, multirun=False).configs
+    backbone = config.backbone
+    assert (backbone.timm_name, backbone.checkpoint) == (f"vit_base_patch16_224.{weights}", "hub")
+    assert backbone.normalisation == normalisation
+    assert backbone.mean == backbone.std == (0.5, 0.5, 0.5)
+    papers = {"mvp": "MVP", "multi": "MULTI-LANE"}
+    assert any(papers[experiment.split("_")[0]] in paper for paper in find_record(backbone.timm_name).used_by)
 
 
 def parts(composer, experiment: str) -> tuple:

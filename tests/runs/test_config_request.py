@@ -10,6 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from cl_prompts.backbones.records import same_model
 from cl_prompts.errors import UserError
 from cl_prompts.runs.compose import open_composer
 from cl_prompts.runs.fields import field_texts
@@ -240,6 +241,18 @@ def test_a_word_that_cannot_be_used_is_one_line(composer, word, text):
     (problem,) = problems(composer, word)
     assert problem.startswith(text)
     assert "\n" not in problem
+
+
+def test_a_model_of_timm_as_backbone_lists_its_weights_in_a_line_each(composer):
+    (problem,) = problems(composer, "backbone=vit_base_patch16_224")
+    first, *lines = problem.splitlines()
+    assert first.startswith("backbone=vit_base_patch16_224: choose one of clip_base, ")
+    assert first.endswith("; and set backbone.timm_name to one of")
+    assert [line.split()[0] for line in lines] == same_model("vit_base_patch16_224")
+    (problem,) = problems(composer, "backbone.timm_name=vit_base_patch16_224", "backbone.checkpoint=untrained")
+    first, *lines = problem.splitlines()
+    assert first.startswith("backbone.timm_name=vit_base_patch16_224: names no weights")
+    assert [line.split()[0] for line in lines] == same_model("vit_base_patch16_224")
 
 
 def test_a_misspelt_choice_does_not_hide_the_other_errors(composer):
