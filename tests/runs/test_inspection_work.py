@@ -102,6 +102,7 @@ def first_shown_slowly(plan, epochs):
     return [first.get(label) for label in range(plan.num_classes)], seen
 
 
+@pytest.mark.filterwarnings("ignore::scenarios.plan.StreamPlanWarning")
 @given(
     samples=st.integers(12, 40),
     classes=st.integers(3, 6),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -51,52 +50,43 @@ def inspect(config: RunConfig) -> int:
     """
     started, clock = datetime.now().astimezone(), time.perf_counter()
     console = Console()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="No loggers specified")
-        prepared = prepare(config, check_device(config.device))
-        data, learner, plan = prepared.data, prepared.learner, prepared.data.plan
-        preparation = time.perf_counter() - clock
-        directory = RunDirectory.create(config.output_path, config.name, started, label=f"inspect-{config.label}")
-        directory.write_config(config.to_yaml())
-        directory.write_plan(plan)
-        directory.write_manifest(manifest_of(config, prepared, started))
-        print_header(header_rows(config, data, learner), warnings=prepared.notices, console=console)
-        first = first_shown(plan, epochs=1)
-        record, unpinned = find_record(config.backbone.timm_name), list_unpinned()
-        print_header(
-            {"order": class_order_rows(plan, first.tolist()), **record_rows(record, unpinned, len(weight_records()))},
-            console=console,
-        )
-        samples = list(session_samples(config, data, learner))
-        folder = directory.inspection
-        _save(folder / "stream.png", stream_picture(plan))
-        _save(
-            folder / "samples.png", sample_sheet([shown.row(plan) for shown in samples], title=_title(config, samples))
-        )
-        work = planned_work(config, data)
-        measured = measure(config, data, learner)
+    prepared = prepare(config, check_device(config.device))
+    data, learner, plan = prepared.data, prepared.learner, prepared.data.plan
+    preparation = time.perf_counter() - clock
+    directory = RunDirectory.create(config.output_path, config.name, started, label=f"inspect-{config.label}")
+    directory.write_config(config.to_yaml())
+    directory.write_plan(plan)
+    directory.write_manifest(manifest_of(config, prepared, started))
+    print_header(header_rows(config, data, learner), warnings=prepared.notices, console=console)
+    # Of one epoch: places in the plan itself.
+    first = first_shown(plan, epochs=1)
+    record, unpinned = find_record(config.backbone.timm_name), list_unpinned()
+    known = record_rows(record, unpinned, len(weight_records()))
+    print_header({"order": class_order_rows(plan, first.tolist()), **known}, console=console)
+    samples = list(session_samples(config, data, learner))
+    _draw(directory.inspection, config, plan, samples)
+    work = planned_work(config, data)
+    measured = measure(config, data, learner)
     expected = estimate(config, data, work, measured, preparation)
     groups = parameter_groups(learner)
-    rows = {"trained": parameter_rows(groups), **cost_rows(work, measured, expected, config.protocol.stream_batch)}
-    print_header(rows, console=console)
+    costs = cost_rows(work, measured, expected, config.protocol.stream_batch)
+    print_header({"trained": parameter_rows(groups), **costs}, console=console)
+    backbone = {"record": None if record is None else record.model_dump(mode="json"), "not_pinned": unpinned}
     write_json(
-        folder / "inspection.json",
+        directory.inspection / "inspection.json",
         {
             "stream": {"sha256": plan.sha256, "description": plan.describe()},
             "class_order": _class_order(plan, first),
             "samples": [_sample_record(shown) for shown in samples],
-            "backbone": {
-                **learner.backbone.identity,
-                "record": None if record is None else record.model_dump(mode="json"),
-                "not_pinned": unpinned,
-            },
+            "backbone": learner.backbone.identity | backbone,
             "trainable_parameters": groups,
             "work": asdict(work),
             "measured": asdict(measured),
             "estimate": {**asdict(expected), "seconds": expected.seconds},
         },
     )
-    print_header({"written": _content(directory.path)}, console=console)
+    written = f"{short_path(directory.path)}{os.sep}, pictures in {directory.inspection.name}{os.sep}"
+    print_header({"written": written}, console=console)
     return SUCCESS
 
 
@@ -127,19 +117,25 @@ def _sample_record(shown: SessionSamples) -> dict[str, Any]:
     return {"session": shown.session, "samples": shown.samples, "classes": shown.captions}
 
 
-def _title(config: RunConfig, samples: Sequence[SessionSamples]) -> str:
-    protocol, name = config.protocol, f"{config.dataset_name} at {config.backbone.img_size} px"
+def _draw(folder: Path, config: RunConfig, plan: Plan, samples: Sequence[SessionSamples]) -> None:
+    """Write the two pictures."""
+    _save(folder / "stream.png", stream_picture(plan))
+    rows = [shown.row(plan) for shown in samples]
+    _save(folder / "samples.png", sample_sheet(rows, title=_title(config, plan, samples)))
+
+
+def _title(config: RunConfig, plan: Plan, samples: Sequence[SessionSamples]) -> str:
+    protocol, sessions = config.protocol, sum(len(rows) > 0 for rows in plan.sessions)
+    part = f", {len(samples)} of {sessions} sessions" if len(samples) < sessions else ""
+    below = "; below, the labels that its session shows" if config.scenario.multi_label else ""
+    name = f"{config.dataset_name} at {config.backbone.img_size} px{part}"
     if all(shown.trained is None for shown in samples):
-        return f"{name}: images as evaluated, and as trained on"
+        return f"{name}: each image as evaluated and as trained on{below}"
     shared = " with one draw a batch" if protocol.augment_per == "batch" else ""
     change = f"augmentation {protocol.augmentation}{shared}"
-    return f"{name}: each image as evaluated, and as its first update gets it ({change})"
+    return f"{name}: each image as evaluated, and as its first update gets it ({change}){below}"
 
 
 def _save(path: Path, figure: Figure) -> None:
     with atomic_file(path) as file:
         figure.savefig(file, format="png")
-
-
-def _content(folder: Path) -> str:
-    return f"{short_path(folder)}{os.sep}, pictures in inspection{os.sep}"

@@ -24,7 +24,7 @@ from cl_prompts.runs.schema import RunConfig
 SECONDS = 2.0
 """Time that the measurement aims at, most of it training."""
 _PROBE = 4
-"""Images of the pass that decides how large a measured batch may be."""
+"""Images of the first pass that is timed, to decide how large a measured batch may be."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def measure(config: RunConfig, data: Data, learner: Learner, seconds: float | No
     before = peak_memory_bytes() or 0
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    operations, pass_seconds = _one_pass(data, learner, clock)
+    operations, pass_seconds = _one_pass(data, learner, clock, seconds / 40)
     strategy.train_mb_size = _affordable_batch(config, pass_seconds, seconds / 2)
     strategy.plugins.remove(learner.evaluation)
     watch = Stopwatch(clock, clock() + seconds)
@@ -137,17 +137,32 @@ def _clock(device: torch.device) -> Callable[[], float]:
     return read
 
 
-def _one_pass(data: Data, learner: Learner, clock: Callable[[], float]) -> tuple[int, float]:
-    """Operations and seconds of a pass of one image through the frozen backbone."""
-    images = learner.eval_transform(data.train.images(data.plan.order[:_PROBE])).to(learner.strategy.device)
-    autocast = learner.evaluation.evaluator.logits.autocast
+def _one_pass(data: Data, learner: Learner, clock: Callable[[], float], least: float) -> tuple[int, float]:
+    """Operations and seconds of a pass of one image through the frozen backbone.
+
+    Of more images at once until a pass takes `least` seconds: a GPU is as fast with many as with a few.
+    """
+    autocast, most = learner.evaluation.evaluator.logits.autocast, learner.strategy.train_mb_size
+    count = min(_PROBE, most, len(data.plan.order))
+    images = _first_images(data, learner, count)
     with torch.no_grad(), torch.autocast(images.device.type, dtype=autocast, enabled=autocast is not None):
         with OperationCounter() as counter:
             learner.backbone(images)
-        start = clock()
-        learner.backbone(images)
-        elapsed = clock() - start
-    return counter.operations // len(images), elapsed / len(images)
+        operations = counter.operations // len(images)
+        while True:
+            learner.backbone(images)  # the first pass of a size is slower
+            start = clock()
+            learner.backbone(images)
+            elapsed = clock() - start
+            if elapsed >= least or count >= most:
+                return operations, elapsed / len(images)
+            count = min(4 * count, most)
+            images = _first_images(data, learner, count)
+
+
+def _first_images(data: Data, learner: Learner, count: int) -> torch.Tensor:
+    """The first images of the stream as the backbone takes them."""
+    return learner.eval_transform(data.train.images(data.plan.order[:count])).to(learner.strategy.device)
 
 
 def _affordable_batch(config: RunConfig, pass_seconds: float, seconds: float) -> int:

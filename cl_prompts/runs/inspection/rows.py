@@ -72,6 +72,7 @@ def cost_rows(work: Work, measured: Measurement, expected: Estimate, stream_batc
     sizes = [(expected.memory, "memory"), (expected.gpu_memory, "GPU memory")]
     peaks = " and ".join(f"{size / 2**20:,.0f} MiB of {where}" for size, where in sizes if size is not None)
     smaller = f" instead of {stream_batch}" if measured.batch_size < stream_batch else ""
+    batches = "batch" if measured.batches == 1 else "batches"
     once = "all test images each" if measured.whole_test_set else f"{work.evaluated_images:,} test images"
     return {
         "passes": labelled("passes", list(_passes(work, measured.passes))),
@@ -87,7 +88,7 @@ def cost_rows(work: Work, measured: Measurement, expected: Estimate, stream_batc
         "measured": labelled(
             "measured",
             [
-                f"{measured.batches} batches of {measured.batch_size}{smaller} in {measured.seconds:.1f} s, "
+                f"{measured.batches} {batches} of {measured.batch_size}{smaller} in {measured.seconds:.1f} s, "
                 f"then {measured.test_images} test images;",
                 "all counts are taken at that speed; the weights were thrown away",
             ],
