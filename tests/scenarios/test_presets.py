@@ -13,6 +13,7 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from cl_prompts.backbones.settings import BackboneSettings
+from cl_prompts.runs.compose import config_folder, open_composer
 from cl_prompts.runs.schema import ProtocolSettings
 from scenarios.presets import AUGMENTATIONS, PRESETS
 from scenarios.transforms import CROPS, EvalTransform, TrainTransform
@@ -206,3 +207,22 @@ def test_a_preset_has_values_that_the_keys_may_have(name):
     assert preset.interpolation in FILTERS
     assert preset.normalisation in get_args(BackboneSettings.model_fields["normalisation"].annotation)
     assert preset.source
+
+
+def test_recipes_do_what_their_papers_did():
+    found = set()
+    with open_composer() as composer:
+        for path in config_folder().glob("experiment/*.yaml"):
+            config = composer.compose({"experiment": path.stem}).config
+            protocol, backbone = config.protocol, config.backbone
+            preset = PRESETS.get(protocol.augmentation)
+            if (
+                preset is None or backbone.name == "vit_nano"
+            ):  # shortened recipes have a backbone and input of their own
+                continue
+            found.add(protocol.augmentation)
+            # Files decoded to 256 pixels need their centre only.
+            crop = "centre" if config.dataset.get("size") == 256 else preset.eval_crop
+            assert (protocol.eval_crop, protocol.augment_per) == (crop, preset.augment_per), path.stem
+            assert backbone.normalisation == preset.normalisation, path.stem
+    assert found == {"multi_lane", "mvp_cifar"}
