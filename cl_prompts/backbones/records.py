@@ -97,7 +97,9 @@ def read_records(path: Path) -> dict[str, WeightRecord]:
     Raises:
         pydantic.ValidationError: a key that is unknown, absent or has a wrong value.
     """
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # The parser in C, where PyYAML has it: every command line waits for this.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
     return {tag: WeightRecord.model_validate(entry) for tag, entry in content.items()}
 
 
