@@ -19,8 +19,9 @@ class Estimate:
         preparation: until training starts.
         training: all updates, with loading.
         evaluation: all evaluations.
-        memory: peak of the process; None where the system does not tell.
-        gpu_memory: peak of what tensors take on the GPU; None without one.
+        memory: lower bound of the peak of the process, without what evaluation batches larger than the measured one
+            take; None where the system does not tell.
+        gpu_memory: the same of what tensors take on the GPU; None without one.
     """
 
     preparation: float

@@ -79,7 +79,7 @@ def cost_rows(work: Work, measured: Measurement, expected: Estimate, stream_batc
         "estimate": labelled(
             "estimate",
             [
-                f"about {clock_time(expected.seconds)} with up to {peaks or 'an unknown amount of memory'}",
+                f"about {clock_time(expected.seconds)}{f', at least {peaks}' if peaks else ''}",
                 f"{clock_time(expected.preparation)} until training starts",
                 f"{clock_time(expected.training)} training: {work.updates:,} updates on {work.batches:,} batches",
                 f"{clock_time(expected.evaluation)} evaluation: {work.evaluations:,} times, {once}",
