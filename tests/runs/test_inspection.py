@@ -97,7 +97,6 @@ def first_updates(monkeypatch):
 
 CHANGES = {
     "images": ("protocol.augmentation=crop_flip",),
-    "batches": ("protocol.augmentation=crop_flip", "protocol.augment_per=batch", "protocol.stream_batch=4"),
     "merged": ("protocol.augmentation=crop", "protocol.augment_per=batch", "scenario.view=merged"),
     "shuffled": (
         "scenario=disjoint",
