@@ -68,7 +68,7 @@ class TensorBoardLog(ObserverPlugin):
         plan: the stream; None leaves its picture and description out.
         config_text: resolved configuration, YAML text; left out if empty.
         class_names: names of the classes; numbers if None.
-        purge_step: after a resume, samples seen at the checkpoint: points at or beyond are replaced.
+        resumed_at: after a resume, samples seen at the checkpoint: points beyond are replaced.
         previous: points measured before the resume, for means and the picture of all session ends.
         evaluated: gives the logits of the latest evaluation with several labels an image, for precision-recall curves
             and calibration; None leaves these out.
@@ -86,7 +86,7 @@ class TensorBoardLog(ObserverPlugin):
         plan: StreamPlan | MultiLabelPlan | None = None,
         config_text: str = "",
         class_names: Sequence[str] | None = None,
-        purge_step: int | None = None,
+        resumed_at: int | None = None,
         previous: Iterable[Point] = (),
         evaluated: Callable[[], EvaluatedLogits | None] | None = None,
         pictured: PicturedImages | None = None,
@@ -96,9 +96,9 @@ class TensorBoardLog(ObserverPlugin):
             raise UserError(f"every_samples={every_samples}: must be at least 1")
         self.folder = Path(folder)
         self._every = every_samples
-        self._next = every_samples
-        self._written_at: int | None = None
-        self._file = EventFile(self.folder, purge_step)
+        self._next = ((resumed_at or 0) // every_samples + 1) * every_samples
+        self._written_at = resumed_at
+        self._file = EventFile(self.folder, None if resumed_at is None else resumed_at + 1)
         self._events: dict[type, Any] = {
             EvaluationPoint: SingleLabelEvents(self._file, class_names),
             MultiLabelPoint: MultiLabelEvents(self._file, class_names, evaluated),
@@ -107,7 +107,7 @@ class TensorBoardLog(ObserverPlugin):
         for point in previous:
             self._events[type(point)].remember(point)
         try:
-            if not purge_step:
+            if resumed_at is None:
                 self._write_start(plan, config_text)
         except UserError:
             with suppress(UserError):
@@ -141,12 +141,12 @@ class TensorBoardLog(ObserverPlugin):
         """Write the training curves if their period is over."""
         super().after_training_iteration(strategy)
         seen = self._observer.samples_seen
-        if seen >= self._next:
+        if seen >= self._next or _is_last_batch(strategy):
             self._next = (seen // self._every + 1) * self._every
             self._write_training(strategy)
 
     def after_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        """Write the state at the end of the experience, so that no curve stops short."""
+        """Under a strategy of others, write the state at the end of the experience, so that no curve stops short."""
         if self._observer.samples_seen > 0 and self._written_at != self._observer.samples_seen:
             self._write_training(strategy)
         self._file.flush()
@@ -172,3 +172,14 @@ class TensorBoardLog(ObserverPlugin):
         if counts:
             self._file.scalar("prompt_usage/entropy", usage_entropy(counts), seen)
             self._file.bars("prompt_usage/counts", counts, seen)
+
+
+def _is_last_batch(strategy: Any) -> bool:
+    """The batch is the last of its experience, as far as the strategy tells.
+
+    What is written then belongs to the batch: a checkpoint at its end must not leave open whether it was written.
+    """
+    place = getattr(strategy, "place", None)
+    if place is None:
+        return False
+    return place.epoch == strategy.train_epochs - 1 and place.position == len(strategy.adapted_dataset)

@@ -14,9 +14,10 @@ from hydra._internal.utils import get_args_parser
 from cl_prompts import __version__
 from cl_prompts.errors import UserError
 from cl_prompts.runs.compose import Composer, open_composer
+from cl_prompts.runs.continuing import resume_words, resumed_config
 from cl_prompts.runs.failures import FAILURE, INTERRUPTED, SUCCESS, WRONG_CONFIG, print_error, report_failure
 from cl_prompts.runs.help import help_text, program_name
-from cl_prompts.runs.jobs import run_job
+from cl_prompts.runs.jobs import perform, run_job
 from cl_prompts.runs.overrides import read_words, sweep_problems
 from cl_prompts.runs.request import Request, read_request, resolve_choices
 
@@ -69,6 +70,9 @@ def _own_version(parser: ArgumentParser) -> None:
 
 def _answer(options: Namespace) -> int:
     _refuse_unsupported(options)
+    going_on = resume_words(options.overrides)
+    if going_on is not None:
+        return perform(resumed_config(*going_on))
     with open_composer(options.config_dir, options.config_name, options.config_path) as composer:
         if options.help:
             return _show_help(composer, options.overrides)

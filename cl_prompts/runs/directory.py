@@ -11,13 +11,14 @@
 | `summary.json` | status, metrics, time, memory |
 | `tensorboard/` | event files |
 | `predictions/` | of several labels an image: final logits, calibration, the trajectory they give |
-| `checkpoints/` | only if something is saved in it |
+| `checkpoints/` | the last two states, which `resume=` goes on from |
 | `inspection/` | of `mode=inspect`, beside configuration, manifest and stream: pictures and `inspection.json` |
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -129,10 +130,18 @@ class RunDirectory:
         """Folder of the event files; made by their writer."""
         return self.path / "tensorboard"
 
+    def forget_events(self) -> None:
+        """Remove the event files of a run that died before its first checkpoint and begins again."""
+        try:
+            if self.tensorboard.is_dir():
+                shutil.rmtree(self.tensorboard)
+        except OSError as error:
+            raise cannot_write(self.tensorboard, error) from error
+
     @property
     def checkpoints(self) -> Path:
-        """Folder of the checkpoints, made when first asked for."""
-        return self._folder("checkpoints")
+        """Folder of the checkpoints; made by the first one."""
+        return self.path / "checkpoints"
 
     @property
     def inspection(self) -> Path:

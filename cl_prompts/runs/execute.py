@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import avalanche  # noqa: F401 -- before Matplotlib: one line about a home folder that cannot be written is enough
@@ -20,13 +21,16 @@ from cl_prompts.metrics.records import Point
 from cl_prompts.metrics.tables import Tables
 from cl_prompts.runs.backbone_rows import backbone_rows
 from cl_prompts.runs.build import Data, Learner, check_device
+from cl_prompts.runs.checkpoints import CheckpointStore
+from cl_prompts.runs.continuing import same_runs, saved_status
 from cl_prompts.runs.directory import RunDirectory, RunSummary, Status
 from cl_prompts.runs.failures import INTERRUPTED, SUCCESS, TERMINATED, failure_text
 from cl_prompts.runs.manifest import peak_memory_bytes
 from cl_prompts.runs.predictions import write_predictions
 from cl_prompts.runs.prepared import manifest_of, prepare
+from cl_prompts.runs.saving import Saving, alone_in, resumed, saved_points
 from cl_prompts.runs.schema import RunConfig
-from cl_prompts.runs.termination import Terminated, termination_as_interrupt
+from cl_prompts.runs.termination import StopRequest, Terminated, stop_requests
 from scenarios.multi_label_plan import MultiLabelPlan
 from scenarios.multi_label_settings import MultiLabelEvaluationSettings
 from scenarios.plans import Plan
@@ -41,17 +45,36 @@ def execute(config: RunConfig) -> int:
     Raises:
         UserError: anything a user can put right; the summary then says `failed` and why.
     """
-    started, clock = datetime.now().astimezone(), time.perf_counter()
+    started = datetime.now().astimezone()
     device = check_device(config.device)
-    record = _Record(RunDirectory.create(config.output_path, config.name, started, label=config.label), device, clock)
+    directory, status = _directory(config, started)
+    if status == "finished":
+        print(f"{directory.path}: finished already, nothing is left to do")
+        return SUCCESS
+    with alone_in(directory.path):
+        return _execute(config, device, _Record(directory, device, time.perf_counter()), started)
+
+
+def _directory(config: RunConfig, started: datetime) -> tuple[RunDirectory, str | None]:
+    """The folder of the run and, where one is gone on with, what its summary says."""
+    if config.resume is not None:
+        return RunDirectory(Path(config.resume)), saved_status(Path(config.resume))
+    for folder, status in same_runs(config) if config.autoresume else ():
+        print(f"autoresume: {folder} has the same keys and is {status}", file=sys.stderr)
+        return RunDirectory(folder), status
+    return RunDirectory.create(config.output_path, config.name, started, label=config.label), None
+
+
+def _execute(config: RunConfig, device: torch.device, record: _Record, started: datetime) -> int:
     if device.type == "cuda":
         # Another run of this process, in a sweep, may have needed more.
         torch.cuda.reset_peak_memory_stats(device)
-    record.directory.write_config(config.to_yaml())
+    if not (record.directory.path / "config.yaml").is_file():
+        record.directory.write_config(config.to_yaml())
     record.write("running")
-    with termination_as_interrupt():
+    with stop_requests() as request:
         try:
-            _run(config, device, record, started)
+            _run(config, device, record, started, request)
         except KeyboardInterrupt as interrupt:
             record.finish("interrupted")
             print_summary(record.summary("interrupted").to_dict(), record.directory.path, tables=record.tables)
@@ -70,6 +93,7 @@ class _Record:
         self.directory = directory
         self.device = device
         self.clock = clock
+        self.seconds_before = 0.0
         self.learner: Learner | None = None
         self.data: Data | None = None
         self.tables: Tables | None = None
@@ -98,12 +122,16 @@ class _Record:
         on_gpu = self.device.type == "cuda"
         return RunSummary(
             status=status,
-            seconds=time.perf_counter() - self.clock,
+            seconds=self.seconds(),
             peak_memory_bytes=peak_memory_bytes(),
             peak_gpu_memory_bytes=torch.cuda.max_memory_allocated(self.device) if on_gpu else None,
             error=error,
             **measured,
         )
+
+    def seconds(self) -> float:
+        """Wall time of the run, with that before it was interrupted."""
+        return self.seconds_before + time.perf_counter() - self.clock
 
     def write(self, status: Status, error: str | None = None) -> None:
         """Rewrite `summary.json`."""
@@ -132,12 +160,21 @@ class _Record:
             self.directory.write_class_table(self.tables, evaluation.sessions, self.data.train.class_names)
 
 
-def _run(config: RunConfig, device: torch.device, record: _Record, started: datetime) -> None:
+def _run(config: RunConfig, device: torch.device, record: _Record, started: datetime, request: StopRequest) -> None:
     prepared = prepare(config, device)
     data, learner, notices = prepared.data, prepared.learner, prepared.notices
     directory, plan, strategy = record.directory, data.plan, learner.strategy
-    directory.write_plan(plan)
-    directory.write_manifest(manifest_of(config, prepared, started))
+    store = CheckpointStore(directory.checkpoints)
+    left, state = resumed(store, config, prepared, lambda text: print_header({}, warnings=[text]))
+    previous: list[Point] = []
+    if state is None:
+        directory.forget_events()
+        directory.write_plan(plan)
+        directory.write_manifest(manifest_of(config, prepared, started))
+    else:
+        record.seconds_before = state["seconds"]
+        previous = saved_points(state["strategy"])
+        notices = [f"going on after {strategy.samples_seen:,} samples", *notices]
     if config.progress == "none":
         # Silence is asked of the progress, not of what makes the results doubtful.
         print_header({}, warnings=[*notices, *plan.warnings])
@@ -147,7 +184,7 @@ def _run(config: RunConfig, device: torch.device, record: _Record, started: date
     record.watch(learner, data)
     with ExitStack() as stack:
         total = len(plan.order) * config.protocol.epochs
-        terminal = stack.enter_context(TerminalProgress(total, mode=config.progress))
+        terminal = stack.enter_context(TerminalProgress(total, mode=config.progress, previous=previous))
         observers: list[Any] = [terminal]
         if config.tensorboard:
             every = max(1, total // 100)
@@ -159,13 +196,20 @@ def _run(config: RunConfig, device: torch.device, record: _Record, started: date
                         plan=plan,
                         config_text=config.to_yaml(),
                         class_names=data.train.class_names,
+                        resumed_at=strategy.samples_seen if state else None,
+                        previous=previous,
                         **_pictures(learner, data),
                     )
                 )
             )
         _attach(learner, observers)
-        for experience in learner.benchmark.train_stream:
+        saving = Saving(store, config, prepared, request, record.seconds)
+        strategy.batch_listeners.append(saving)
+        saving.start(strategy.samples_seen)
+        for experience in left:
             strategy.train(experience, num_workers=config.num_workers)
+        request.waits = False
+        saving.save(strategy)
         # Inside the block: a curve that cannot be closed is a failed run, not a finished one.
     _write_predictions(config, directory, plan, learner)
     record.write("finished")
@@ -173,7 +217,12 @@ def _run(config: RunConfig, device: torch.device, record: _Record, started: date
 
 def _write_predictions(config: RunConfig, directory: RunDirectory, plan: Plan, learner: Learner) -> None:
     evaluator, scenario = learner.evaluation.evaluator, config.scenario
-    if not isinstance(evaluator, MultiLabelEvaluator) or evaluator.latest is None:
+    if not isinstance(evaluator, MultiLabelEvaluator):
+        return
+    if evaluator.latest is None:
+        # The run went on after its last evaluation: what that was computed from is computed again.
+        evaluator(learner.strategy.model, learner.strategy.exposed)
+    if evaluator.latest is None:
         return
     assert isinstance(plan, MultiLabelPlan)
     assert isinstance(scenario, MultiLabelEvaluationSettings)

@@ -29,7 +29,11 @@ TEXT_KEYS = (
     "dataset.test_images",
     "dataset.train_annotations",
     "dataset.test_annotations",
+    "dataset.train_list",
+    "dataset.test_list",
+    "dataset.cache_folder",
     "scenario.plan",
+    "resume",
 )
 """Keys of free text, whose value is what was typed, whatever Hydra's grammar would make of it."""
 

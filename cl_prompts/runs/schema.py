@@ -219,6 +219,17 @@ class RunSettings(Settings):
     )
     tensorboard: bool = Field(True, description="write TensorBoard events into the run's folder")
     num_workers: int = Field(0, ge=0, description="worker processes that load images; 0: none")
+    resume: Text | None = Field(
+        None,
+        description="folder of a run to go on with; all other keys are as it began",
+        json_schema_extra={"allowed": "a folder, or null"},
+    )
+    autoresume: bool = Field(
+        False, description="go on with the unfinished run of the same keys in the output folder; skip a finished one"
+    )
+    checkpoint_every: int = Field(
+        1000, ge=0, description="stream samples between two checkpoints; 0: only when asked to stop, and at the end"
+    )
     debug: bool = Field(False, description="show the traceback of an error")
 
 

@@ -281,6 +281,8 @@ class ContinualStrategy(SupervisedTemplate):
         number = prepare_plugins(self, state, experiences)
         self.place.experience = number - 1
         self._to_restore = state
+        # Known to whoever watches before the first batch.
+        self.samples_seen = state["samples_seen"]
         return experiences[number:]
 
     def _updates_due(self) -> int:

@@ -247,7 +247,7 @@ def test_periodic_points_are_the_anytime_curves(stub, tmp_path):
 
 def test_a_resumed_run_keeps_its_sessions(stub, tmp_path):
     previous = [point(0), point(1)]
-    with TensorBoardLog(tmp_path, every_samples=8, purge_step=41, previous=previous) as log:
+    with TensorBoardLog(tmp_path, every_samples=8, resumed_at=40, previous=previous) as log:
         log.on_evaluation(stub(), point(2))
     mean = np.mean([point(session).score for session in range(3)])
     assert curve(read(tmp_path), "session/map_so_far") == nearly([(60, mean)])

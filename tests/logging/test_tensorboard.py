@@ -136,7 +136,7 @@ def test_a_resumed_run_has_one_point_at_one_place(stub, tmp_path, plan):
         every_samples=8,
         plan=plan,
         config_text="a: 1",
-        purge_step=25,
+        resumed_at=24,
         previous=[point(16, [2, 0], [4, 0])],
     )
     resumed.walk(log, 3)

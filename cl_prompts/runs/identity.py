@@ -1,0 +1,67 @@
+"""What a checkpoint must agree with: the stream, the weights, the data and every key that decides a number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cl_prompts.errors import UserError
+from cl_prompts.runs.schema import RunConfig
+
+HARMLESS = frozenset(
+    {
+        "output",
+        "name",
+        "mode",
+        "progress",
+        "tensorboard",
+        "num_workers",
+        "debug",
+        "resume",
+        "autoresume",
+        "experiment",
+        "checkpoint",
+        "dataset.root",
+        "dataset.download",
+        "dataset.cache",
+        "dataset.cache_folder",
+        "backbone.checkpoint",
+        "scenario.plan",
+    }
+)
+"""Keys no number depends on: where things lie and what is shown. What lies there is compared by its hash."""
+
+
+def deciding_keys(config: RunConfig) -> dict[str, Any]:
+    """Every key that may decide a number, dotted, JSON-ready."""
+    found: dict[str, Any] = {}
+    for key, value in config.model_dump(mode="json").items():
+        nested = {f"{key}.{inner}": item for inner, item in value.items()} if isinstance(value, dict) else {key: value}
+        found |= {name: item for name, item in nested.items() if name not in HARMLESS and key not in HARMLESS}
+    return found
+
+
+def key_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """`key=old, now new` for each key that differs."""
+    return [
+        f"{key}={before.get(key)!r}, now {now.get(key)!r}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+
+
+def refuse_other_content(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Compare hashes of stream, weights and data with those of a checkpoint.
+
+    Raises:
+        UserError: names everything that differs.
+    """
+    names = {"plan": "the stream", "backbone": "the weights", "train": "the training images", "test": "the test images"}
+    other = [text for key, text in names.items() if saved.get(key) != now.get(key)]
+    if saved.get("classes") != now.get("classes"):
+        other.append("the classes or their order")
+    if other:
+        raise UserError(
+            f"resume: {' and '.join(other)} changed since the checkpoint (another sha256); bring back what was there, "
+            "or start anew without resume="
+        )
