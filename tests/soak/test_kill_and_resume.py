@@ -1,0 +1,142 @@
+"""Two hundred runs killed by SIGKILL at random moments and resumed: every one ends with the numbers of an unbroken run.
+
+    python -m pytest -m soak tests/soak -s
+
+Each run is a process of its own (forked, so that nothing is imported again), killed for real, often several times,
+resumed with another number of workers, until it finishes. `-s` shows the counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "runs"))
+
+CYCLES = int(os.environ.get("SOAK_CYCLES", "200"))
+SEED = 20260701
+
+KINDS = {
+    "mvp": ("si_blurry", "mvp", ()),
+    "mvp with replay": ("si_blurry", "mvp", ("protocol.memory_size=20", "protocol.replay_batch=4")),
+    "single_prompt, merged": ("si_blurry", "single_prompt", ("scenario.view=merged",)),
+    "linear_probe, epochs": (
+        "i_blurry",
+        "linear_probe",
+        ("protocol.epochs=2", "protocol.shuffle=true", "protocol.lr_schedule=cosine"),
+    ),
+    "ncm": ("disjoint", "ncm", ()),
+    "multi_lane": ("mlcil", "multi_lane", ()),
+    "multi_lane, deferred": ("mlcil", "multi_lane", ("protocol.session_evaluation=deferred",)),
+    "multi_lane, blurry": ("ml_si_blurry", "multi_lane", ("strategy.lane_policy=owner",)),
+    "single_prompt, several labels": ("ml_si_blurry", "single_prompt", ()),
+}
+"""What is run -> scenario, strategy, words."""
+
+
+def words_of(kind: str) -> list[str]:
+    from tiny_runs import SEVERAL, several_words, tiny_words
+
+    scenario, strategy, words = KINDS[kind]
+    if scenario in SEVERAL:
+        return several_words(scenario, strategy, *words)
+    return tiny_words(strategy, f"scenario={scenario}", *words)
+
+
+def in_a_process(work) -> int:
+    """Start `work()` in a forked process; returns its number."""
+    number = os.fork()
+    if number:
+        return number
+    os.setsid()  # workers of its loader belong to it, and die with it
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    code = 99
+    try:
+        code = work()
+    finally:
+        os._exit(code)
+
+
+def wait(number: int, seconds: float | None = None) -> int | None:
+    """Exit code of the process; None if it is still running after so many seconds."""
+    end = None if seconds is None else time.monotonic() + seconds
+    while end is None or time.monotonic() < end:
+        done, status = os.waitpid(number, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    return None
+
+
+def kill(number: int) -> None:
+    os.killpg(number, signal.SIGKILL)
+    os.waitpid(number, 0)
+
+
+def final_hash(folder: Path) -> str:
+    """Of all trained tensors and buffers, and of every curve and table."""
+    from cl_prompts.runs.checkpoints import CheckpointStore
+
+    state = CheckpointStore(folder / "checkpoints").load(lambda text: None)
+    assert state is not None
+    digest = hashlib.sha256()
+    for name, value in sorted(state["strategy"]["method"]["tensors"].items()):
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    for path in sorted(folder.glob("*.csv")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.soak
+def test_killed_runs_end_with_the_same_hash(tmp_path):
+    import torch
+    from tiny_runs import checked
+
+    from cl_prompts.runs.continuing import resumed_config, saved_status
+    from cl_prompts.runs.execute import execute
+
+    torch.set_num_threads(1)
+    draw, counts, started = random.Random(SEED), Counter(), time.monotonic()
+    expected, lasted = {}, {}
+    common = ("progress=none", "checkpoint_every=10", f"output={tmp_path}")
+    for index, kind in enumerate(KINDS):
+        config = checked(*words_of(kind), *common, f"name=straight{index}")
+        begun = time.monotonic()
+        assert wait(in_a_process(lambda config=config: execute(config))) == 0, kind
+        lasted[kind] = time.monotonic() - begun
+        expected[kind] = final_hash(tmp_path / f"straight{index}")
+    for cycle in range(CYCLES):
+        kind = draw.choice(list(KINDS))
+        folder = tmp_path / f"cycle{cycle}"
+        config = checked(*words_of(kind), *common, f"name={folder.name}")
+        for attempt in range(100):
+            process = in_a_process(lambda config=config: execute(config))
+            patience = None if attempt > 5 else draw.uniform(0.0, 1.2) * lasted[kind]
+            code = wait(process, patience)
+            if code is None:
+                kill(process)
+                counts["kills"] += 1
+            else:
+                assert code == 0, (cycle, kind, code)
+            if saved_status(folder) == "finished":
+                break
+            if (folder / "config.yaml").is_file():
+                config = resumed_config(folder, [f"num_workers={draw.choice([0, 0, 0, 1, 2])}"])
+                counts["resumes"] += 1
+            else:
+                shutil.rmtree(folder, ignore_errors=True)  # killed before its first file; it begins again
+        assert final_hash(folder) == expected[kind], (cycle, kind)
+        counts[kind] += 1
+    print(f"\n{CYCLES} runs, {counts['kills']} kills, {counts['resumes']} resumes, {time.monotonic() - started:.0f} s")
+    print({kind: counts[kind] for kind in KINDS})
