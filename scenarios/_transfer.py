@@ -56,7 +56,7 @@ class _Origin:
 def transfer(url: str, part: Path, *, expected: int | None, progress: Progress, reserve: Callable[[int], None]) -> None:
     """Receive a file into `part`, going on where an earlier attempt ended.
 
-    A connection that breaks is opened again as long as each attempt brings something new.
+    A connection that breaks is opened again as long as attempts bring at least `STALL_BYTES`: twice less ends it.
 
     Args:
         url: address, http or https.
@@ -75,7 +75,7 @@ def transfer(url: str, part: Path, *, expected: int | None, progress: Progress, 
             _attempt(url, part, expected, progress, reserve)
             break
         except _Interrupted as error:
-            fruitless = fruitless + 1 if _size(part) <= most else 0
+            fruitless = 0 if _size(part) - most >= STALL_BYTES else fruitless + 1
             most = max(most, _size(part))
             if fruitless >= _ATTEMPTS_WITHOUT_GAIN:
                 raise TransferError(f"{error}; {_size(part):,} bytes are kept in {part}") from error

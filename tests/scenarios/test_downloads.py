@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import socket
 import time
+from itertools import accumulate
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -139,16 +140,15 @@ def test_an_unknown_content_is_looked_into_before_it_is_pinned(fetching):
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(cuts=st.lists(st.integers(1, len(DATA) // 4), max_size=4), ranges=st.booleans())
-def test_broken_connections_are_taken_up_where_they_ended(fetching, cuts, ranges):
-    cuts = cuts if ranges else sorted(set(cuts))  # without ranges each attempt starts anew and must come further
+@given(gains=st.lists(st.integers(_transfer.STALL_BYTES, len(DATA) // 4 - 1), max_size=4), ranges=st.booleans())
+def test_broken_connections_are_taken_up_where_they_ended(fetching, gains, ranges):
+    cuts = gains if ranges else list(accumulate(gains))  # without ranges each attempt starts anew and must come further
     fetching.place.unlink(missing_ok=True)
     with serving({NAME: DATA}, cut_after=list(cuts), ranges=ranges) as server:
         fetching(known(server))
         asked = [headers.get("Range") for _, headers in server.requests]
     assert fetching.clean()
-    ends = [sum(cuts[: number + 1]) for number in range(len(cuts))] if ranges else cuts
-    assert asked == [None, *(f"bytes={end}-" for end in ends)]
+    assert asked == [None, *(f"bytes={end}-" for end in accumulate(gains))]
 
 
 def test_a_later_run_goes_on_from_the_part(fetching):
@@ -249,6 +249,12 @@ def test_after_a_silence_the_rest_is_fetched(fetching):
 def test_a_server_that_gives_single_bytes_is_given_up(fetching):
     with serving({NAME: DATA}, drip=0.05, ranges=False) as server:
         fetching.refused(known(server), "less than 1024 bytes came in 0.3 s")
+
+
+def test_a_server_that_gives_a_few_bytes_at_each_attempt_is_given_up(fetching):
+    with serving({NAME: DATA}, cut_after=[5] * 50) as server:
+        fetching.refused(known(server), "are kept in")
+        assert len(server.requests) <= 3
 
 
 @pytest.mark.parametrize("status", [404, 403, 500, 503])
