@@ -8,6 +8,7 @@ called does not matter, its first bytes do.
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import lzma
 import os
@@ -27,7 +28,18 @@ from scenarios._looks import looks_like
 from scenarios.errors import DataError
 
 _BLOCK = 1 << 20
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    gzip.BadGzipFile,
+    UnicodeError,
+    NotImplementedError,
+)
+_ERRORS_OF_READERS = (None, errno.EINVAL)
+"""bz2 raises a bare `OSError` for bad bytes, zipfile looks for its list before the start of what was cut off."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +144,9 @@ def _walk(archive: Path, limits: Limits, advice: str, target: Callable[[_Member]
                     output.write(block)
     except _Refused as error:
         raise DataError(f"{archive} {error}; {advice}") from error
-    except _DAMAGE as error:
+    except (*_DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _ERRORS_OF_READERS:  # the disk's
+            raise
         reason = str(error) or type(error).__name__
         raise DataError(f"{archive} is damaged or truncated ({reason}); {advice}") from error
 

@@ -131,6 +131,16 @@ def test_a_changed_byte_is_found_by_the_checksum_of_the_format(tmp_path, write):
     refused(archive)
 
 
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(position=st.integers(0, 400), cut=st.integers(1, 8))
+@pytest.mark.parametrize("write", [lambda path: write_tar(path, mode="w:bz2"), write_zip])
+def test_missing_bytes_are_the_fault_of_the_archive_and_not_of_the_disk(tmp_path, write, position, cut):
+    archive = write(tmp_path / "archive")
+    data = archive.read_bytes()
+    archive.write_bytes(data[: 4 + position] + data[4 + position + cut :])
+    refused(archive)
+
+
 ESCAPES = ["/etc/passwd", "../outside", "top/../../outside", "..\\outside", "C:\\outside", "\\outside", "a/.."]
 
 
