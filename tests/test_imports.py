@@ -59,6 +59,7 @@ WEIGHT_FILES = {
     "cl_prompts.backbones.hub": {"huggingface_hub", "tqdm"},
     "cl_prompts.backbones.records": {"yaml", "pydantic", "scenarios.pins", "scenarios.settings"},
     "cl_prompts.backbones.resolve": {"scenarios.pins"},
+    "cl_prompts.backbones.weight_checks": {"scenarios._looks"},
 }
 """Modules of the mathematics that find configurations and weights, and all that each may import besides the rest."""
 

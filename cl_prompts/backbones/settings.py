@@ -113,6 +113,11 @@ class BackboneSettings(Settings):
         if value == "bundled" and name is not None and not bundled_weights(name).is_file():
             bundled = ", ".join(sorted(path.stem for path in _WEIGHTS.glob("*.safetensors")))
             raise ValueError(f"no weights are bundled for {name!r} (only for: {bundled}); give the path of a file")
+        if value == "bundled" and info.data.get("timm_name") is not None:
+            raise ValueError(
+                f"the bundled weights of {name} are not those of {info.data['timm_name']}; choose a backbone=<name> "
+                "that takes its weights from the hub, such as vit_base, or leave timm_name null"
+            )
         if value not in NOT_A_FILE:
             _check_path(Path(value).expanduser())
         return value
@@ -192,6 +197,9 @@ def _check_hub(timm_name: str | None) -> None:
 
 def _check_path(path: Path) -> None:
     if not has_weight_suffix(path):
-        raise ValueError(f"{str(path)!r} is not a known kind of weight file; use one of {', '.join(WEIGHT_SUFFIXES)}")
+        raise ValueError(
+            f"{str(path)!r} is not a known kind of weight file; use one of {', '.join(WEIGHT_SUFFIXES)}, or hub, "
+            "bundled or untrained"
+        )
     if not path.is_file():
         raise ValueError(f"no file at {str(path)!r}; check the path, or set 'untrained' for random weights")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cl_prompts.errors import BackboneError
+from scenarios._looks import looks_like
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Shape = tuple[int, ...]
+
+_KINDS_OF_WEIGHTS = ("a zip archive", "something unknown")
+"""How the first bytes of weight files look."""
 
 
 def refuse_misfits(path: Path, found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
@@ -55,6 +60,10 @@ def misfit(path: Path, reason: str) -> BackboneError:
 
 def unreadable(path: Path, error: Exception) -> BackboneError:
     """The error for a file that is damaged, or no weight file at all."""
+    with suppress(OSError), path.open("rb") as file:
+        kind = looks_like(file.read(512))
+        if kind not in _KINDS_OF_WEIGHTS:  # more use to a person than what a reader of tensors says about it
+            return BackboneError(f"{path.name} cannot be read as weights (it looks like {kind}); get the file again")
     return BackboneError(f"{path.name} cannot be read as weights ({one_line(error)}); get the file again")
 
 

@@ -98,7 +98,9 @@ def test_defaults_of_optional_keys_are_those_of_the_files():
     [
         ({"checkpoint": "/no/such/file.pth"}, "checkpoint", "no file at '/no/such/file.pth'"),
         ({"checkpoint": "weights.h5"}, "checkpoint", "use one of .safetensors"),
+        ({"checkpoint": "hbu"}, "checkpoint", "hub, bundled or untrained"),
         ({"checkpoint": "bundled"}, "checkpoint", "only for: vit_nano"),
+        ({"checkpoint": "bundled", "name": "vit_nano"}, "checkpoint", "not those of vit_base_patch16_224.orig_in21k"),
         ({"checkpoint": None}, "checkpoint", "valid string"),
         ({"timm_name": None}, "mean", "must be given where timm_name is null"),
         ({"timm_name": "hf-hub:timm/some.thing"}, "timm_name", "model.weights"),

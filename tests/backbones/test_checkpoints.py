@@ -173,6 +173,14 @@ def test_damaged_files(source, tmp_path, suffix, content):
         load_checkpoint(empty(), path)
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".npz"])
+def test_a_page_under_the_name_of_the_file_is_named(tmp_path, suffix):
+    path = tmp_path / f"w{suffix}"
+    path.write_text("<!doctype html><title>404</title>")
+    with pytest.raises(BackboneError, match=r"looks like an HTML page.*get the file again$"):
+        load_checkpoint(empty(), path)
+
+
 def test_a_file_that_is_no_state(tmp_path):
     with pytest.raises(BackboneError, match="cannot be read as weights"):
         load_checkpoint(empty(), save(torch.zeros(3), tmp_path / "w.pth"))
