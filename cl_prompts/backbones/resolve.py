@@ -42,10 +42,11 @@ class Weights:
             DataError: another process kept another hash meanwhile, or the file of pins cannot be written.
         """
         if self.pin is not None:
-            (pins or Pins()).check(self.pin, self.sha256, what=str(self.path), advice=_ADVICE)
+            advice = f"{_KEEP_NEW}; else get the file again"
+            (pins or Pins()).check(self.pin, self.sha256, what=str(self.path), advice=advice)
 
 
-_ADVICE = "if the new file is the right one, delete this entry there; else get the file again"
+_KEEP_NEW = "if the new file is the right one, delete this entry there"
 
 
 def resolve_weights(settings: BackboneSettings, *, hub: Hub | None = None, pins: Pins | None = None) -> Weights | None:
@@ -90,16 +91,19 @@ def resolve_weights(settings: BackboneSettings, *, hub: Hub | None = None, pins:
 
 def _published(tag: str, record: WeightRecord, path: Path, pins: Pins, revision: str | None = None) -> Weights:
     sha256 = file_sha256(path)
+    # In the hub's cache the file is a link to what is kept elsewhere in the folder of its repository.
+    stale = path if revision is None else path.parents[2]
+    again = f"delete {str(stale)!r} and " + ("get it again" if revision is None else "run again, which downloads it")
     if record.sha256 is not None:
         if sha256 != record.sha256:
             raise BackboneError(
                 f"{str(path)!r} is not the file of {tag}: its sha256 is {sha256}, the record says {record.sha256}; "
-                f"delete it and get it again from {record.page}"
+                f"{again}, see {record.page}"
             )
         return Weights(path, sha256, "as recorded", revision)
     key = pin_key(tag)
     if pins.get(key) is None:
         # Kept only once it fits the model: a wrong file must not shut out the right one.
         return Weights(path, sha256, "seen for the first time", revision, pin=key)
-    pins.check(key, sha256, what=f"{tag}, {str(path)!r}", advice=_ADVICE)
+    pins.check(key, sha256, what=f"{tag}, {str(path)!r}", advice=f"{_KEEP_NEW}; else {again}")
     return Weights(path, sha256, "as pinned", revision)

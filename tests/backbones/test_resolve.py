@@ -112,6 +112,8 @@ def test_a_cached_file_that_changed_stops(hub, pins, content, no_network):
         build_backbone(settings_of(TAG), seed=1, hub=hub, pins=pins)
     text = str(caught.value)
     assert all(part in text for part in (TAG, str(pins.path), hashlib.sha256(content).hexdigest(), "delete this entry"))
+    (repository,) = hub.cache.glob("models--*")
+    assert f"delete {str(repository)!r} and run again" in text
     assert "\n" not in text
 
 
