@@ -41,12 +41,15 @@ def print_header(
         _print_line(console, Text.assemble(("warning  ".ljust(LABEL_WIDTH), "bold yellow"), warning))
 
 
-def reading_progress(*, every: float = 2.0, clock: Callable[[], float] = time.monotonic) -> Callable[[int, int], None]:
-    """A callback (images done, images in all) that says on the error stream how far reading is.
+def reading_progress(
+    *, every: float = 2.0, clock: Callable[[], float] = time.monotonic, doing: str = "reading images"
+) -> Callable[[int, int], None]:
+    """A callback (images done, images in all) that says on the error stream how far it is.
 
     Args:
         every: seconds between two lines, and before the first.
         clock: seconds.
+        doing: what goes on.
     """
     last = clock()
 
@@ -55,7 +58,7 @@ def reading_progress(*, every: float = 2.0, clock: Callable[[], float] = time.mo
         now = clock()
         if now - last >= every:
             last = now
-            print(f"reading images {done:,} of {total:,}", file=sys.stderr, flush=True)
+            print(f"{doing} {done:,} of {total:,}", file=sys.stderr, flush=True)
 
     return report
 

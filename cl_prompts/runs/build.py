@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -169,20 +169,14 @@ def build_run_backbone(config: RunConfig) -> FrozenViT:
 
 def build_learner(config: RunConfig, data: Data, device: torch.device, backbone: FrozenViT | None = None) -> Learner:
     """Backbone (built here if it is None), strategy, plugins and benchmark of a run."""
-    seeds = Seeds.from_root(config.seed)
     protocol, scenario = config.protocol, config.scenario
     backbone = backbone or build_run_backbone(config)
     mean, std = normalisation(config.backbone, data.train.normalisation)
-    size, interpolation = config.backbone.img_size, config.backbone.interpolation
-    eval_transform = EvalTransform(size, mean, std, interpolation=interpolation, crop=protocol.eval_crop)
-    train_transform = TrainTransform(
-        size,
+    eval_transform = EvalTransform(
+        config.backbone.img_size,
         mean,
         std,
-        augmentation=protocol.augmentation,
-        per=protocol.augment_per,
-        seed=seeds.augment,
-        interpolation=interpolation,
+        interpolation=config.backbone.interpolation,
         crop=protocol.eval_crop,
     )
     benchmark = benchmark_from_plan(
@@ -196,15 +190,39 @@ def build_learner(config: RunConfig, data: Data, device: torch.device, backbone:
         session_ends=data.plan.session_ends * protocol.epochs,
         deferred=protocol.session_evaluation == "deferred",
     )
-    plugins: list[Any] = [evaluation]
-    if protocol.memory_size:
-        plugins.insert(
-            0, Reservoir(protocol.memory_size, protocol.replay_batch, seed=seeds.replay, rule=protocol.reservoir)
-        )
+    strategy = build_strategy(config, backbone, data.plan.num_classes, eval_transform, device, [evaluation])
+    return Learner(strategy, benchmark, evaluation, backbone, tables, eval_transform)
+
+
+def build_strategy(
+    config: RunConfig,
+    backbone: FrozenViT,
+    num_classes: int,
+    eval_transform: EvalTransform,
+    device: torch.device,
+    plugins: Sequence[Any] = (),
+) -> ContinualStrategy:
+    """The strategy of a run, untrained; the memory that its protocol asks for comes before the other plugins."""
+    seeds, protocol = Seeds.from_root(config.seed), config.protocol
+    train_transform = TrainTransform(
+        eval_transform.size,
+        eval_transform.mean,
+        eval_transform.std,
+        augmentation=protocol.augmentation,
+        per=protocol.augment_per,
+        seed=seeds.augment,
+        interpolation=eval_transform.interpolation,
+        crop=eval_transform.crop,
+    )
+    memory = (
+        [Reservoir(protocol.memory_size, protocol.replay_batch, seed=seeds.replay, rule=protocol.reservoir)]
+        if protocol.memory_size
+        else []
+    )
     strategy_class = load_strategy(config.strategy_name)
-    strategy = strategy_class(
+    return strategy_class(
         backbone=backbone,
-        num_classes=data.plan.num_classes,
+        num_classes=num_classes,
         settings=strategy_class.method_class.settings_class(**config.strategy_arguments()),
         seed=seeds.init,
         updates_per_batch=protocol.updates_per_batch,
@@ -221,9 +239,8 @@ def build_learner(config: RunConfig, data: Data, device: torch.device, backbone:
         train_mb_size=protocol.stream_batch,
         eval_mb_size=protocol.eval_batch,
         device=device,
-        plugins=plugins,
+        plugins=[*memory, *plugins],
     )
-    return Learner(strategy, benchmark, evaluation, backbone, tables, eval_transform)
 
 
 def _measuring(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cl_prompts.errors import UserError
 from cl_prompts.runs.identity import deciding_keys, key_differences
+from cl_prompts.runs.problems import Rule
+from cl_prompts.runs.rules import RULES
 from cl_prompts.runs.schema import GROUPS, RunConfig
 from cl_prompts.runs.validation import check_config
 
@@ -31,9 +33,35 @@ def resume_words(words: Sequence[str]) -> tuple[Path, list[str]] | None:
     if len(found) > 1:
         raise UserError(f"{' '.join(found)}: give one folder; several runs are resumed one after the other")
     folder = Path(found[0].removeprefix(WORD).strip("'\"")).expanduser()
-    if not (folder / "config.yaml").is_file():
-        raise UserError(f"resume={folder}: no run lies there (it has no config.yaml); give the folder of a run")
+    require_run("resume", folder)
     return folder, [word for word in words if not word.startswith(WORD)]
+
+
+def require_run(key: str, folder: Path) -> None:
+    """Refuse a folder that is none of a run.
+
+    Raises:
+        UserError: names the key that gave it.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{key}={folder}: no run lies there (it has no config.yaml); give the folder of a run")
+
+
+def saved_config(folder: Path, *, weights: str | None = None) -> RunConfig:
+    """The configuration of a saved run, whose data set and stream may be out of reach.
+
+    Args:
+        folder: of the run.
+        weights: file of the backbone's weights, in place of the one that the run read.
+
+    Raises:
+        UserError: it cannot be read, or its weights are not there.
+    """
+    raw = _read(folder / "config.yaml")
+    if weights is not None and isinstance(raw.get("backbone"), dict):
+        raw["backbone"] = raw["backbone"] | {"checkpoint": weights}
+    elsewhere = {"backbone.checkpoint": "; where the file lies elsewhere now, say so with weights="}
+    return _checked(raw, f"{folder / 'config.yaml'}", elsewhere, rules=())
 
 
 def resumed_config(folder: Path, words: Sequence[str]) -> RunConfig:
@@ -78,16 +106,27 @@ def _plain(words: Sequence[str], raw: dict[str, Any]) -> list[str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raw = _PlainLoader(path.read_text(encoding="utf-8")).get_single_data()
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path}: holds no configuration; give the folder of a run")
     return {str(key): value for key, value in raw.items()}
 
 
-def _checked(raw: dict[str, Any], source: str) -> RunConfig:
-    config, problems = check_config(raw)
+class _PlainLoader(yaml.SafeLoader):
+    """Safe YAML without references, of which a few lines can stand for gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("references, & and *, have no place in it")
+        return super().compose_node(parent, index)
+
+
+def _checked(
+    raw: dict[str, Any], source: str, origins: Mapping[str, str] | None = None, rules: Sequence[Rule] = RULES
+) -> RunConfig:
+    config, problems = check_config(raw, origins, rules=rules)
     if config is None:
         raise UserError(f"{source}: {'; '.join(problem.text for problem in problems)}")
     return config

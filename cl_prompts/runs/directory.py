@@ -11,6 +11,7 @@
 | `summary.json` | status, metrics, time, memory |
 | `tensorboard/` | event files |
 | `predictions/` | of several labels an image: final logits, calibration, the trajectory they give |
+| `model.safetensors` | of a finished run: what was trained, without the backbone, for any reader of safetensors |
 | `checkpoints/` | the last two states, which `resume=` goes on from |
 | `inspection/` | of `mode=inspect`, beside configuration, manifest and stream: pictures and `inspection.json` |
 """
@@ -155,6 +156,11 @@ class RunDirectory:
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write what `manifest.make_manifest` collected to `manifest.json`."""
         write_json(self.path / "manifest.json", manifest)
+
+    def write_model(self, content: bytes) -> None:
+        """Write what `export.exported` made to `model.safetensors`."""
+        with atomic_file(self.path / "model.safetensors") as file:
+            file.write(content)
 
     def write_plan(self, plan: Plan) -> None:
         """Save the stream as `plan.npz` and `plan.json`."""

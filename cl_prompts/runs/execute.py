@@ -24,11 +24,12 @@ from cl_prompts.runs.build import Data, Learner, check_device
 from cl_prompts.runs.checkpoints import CheckpointStore
 from cl_prompts.runs.continuing import same_runs, saved_status
 from cl_prompts.runs.directory import RunDirectory, RunSummary, Status
+from cl_prompts.runs.export import exported
 from cl_prompts.runs.failures import INTERRUPTED, SUCCESS, TERMINATED, failure_text
 from cl_prompts.runs.manifest import peak_memory_bytes
 from cl_prompts.runs.predictions import write_predictions
 from cl_prompts.runs.prepared import manifest_of, prepare
-from cl_prompts.runs.saving import Saving, alone_in, resumed, saved_points
+from cl_prompts.runs.saving import Saving, alone_in, content_of, resumed, saved_points
 from cl_prompts.runs.schema import RunConfig
 from cl_prompts.runs.termination import StopRequest, Terminated, stop_requests
 from scenarios.multi_label_plan import MultiLabelPlan
@@ -211,6 +212,7 @@ def _run(config: RunConfig, device: torch.device, record: _Record, started: date
         request.waits = False
         saving.save(strategy)
         # Inside the block: a curve that cannot be closed is a failed run, not a finished one.
+    directory.write_model(exported(strategy, content_of(prepared), config.strategy_name))
     _write_predictions(config, directory, plan, learner)
     record.write("finished")
 

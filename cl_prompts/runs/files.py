@@ -16,10 +16,14 @@ from cl_prompts.errors import UserError
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path, key: str = "output=/path") -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path` for writing bytes; it takes the name `path` when the block ends well.
 
     Until then, and after any error or interrupt, `path` keeps its old content and the temporary file is removed.
+
+    Args:
+        path: of the file.
+        key: the setting that moves it elsewhere.
 
     Raises:
         UserError: the file cannot be written: no space, no permission, no such folder.
@@ -33,7 +37,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise cannot_write(path, error, key) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -56,12 +60,11 @@ def overwrite_text(path: Path, text: str) -> None:
         raise cannot_write(path, error) from error
 
 
-def cannot_write(path: Path, error: OSError) -> UserError:
-    """The one line for any file or folder of a run that cannot be written."""
+def cannot_write(path: Path, error: OSError, key: str = "output=/path") -> UserError:
+    """The one line for any file or folder that cannot be written; `key` is the setting that moves it elsewhere."""
     reason = error.strerror or str(error) or type(error).__name__
     return UserError(
-        f"cannot write {path} ({reason}); free space or fix the permissions there, or choose another folder with "
-        "output=/path"
+        f"cannot write {path} ({reason}); free space or fix the permissions there, or choose another place with {key}"
     )
 
 
@@ -108,8 +111,13 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     Raises:
         UserError: see `atomic_file`.
     """
+    write_text(path, csv_text(header, rows))
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as text; numbers in full precision, NaN as an empty cell."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(["" if isinstance(cell, float) and math.isnan(cell) else cell for cell in row] for row in rows)
-    write_text(path, text.getvalue())
+    return text.getvalue()

@@ -7,6 +7,7 @@ from typing import Any
 
 from cl_prompts.errors import UserError
 from cl_prompts.runs.schema import RunConfig
+from scenarios.settings import ChannelValues, Settings
 
 HARMLESS = frozenset(
     {
@@ -50,18 +51,60 @@ def key_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     ]
 
 
+class SavedInput(Settings):
+    """The evaluation transform of a run; arguments of `EvalTransform`."""
+
+    mean: ChannelValues
+    std: ChannelValues
+    size: int
+    interpolation: str
+    crop: str
+
+
+class SavedDecoding(Settings):
+    """From files to the images of the data set; arguments of `Decoder`."""
+
+    size: int
+    interpolation: str
+
+
+class SavedContent(Settings):
+    """What a checkpoint says of its stream, weights and data: hashes, and all that prediction needs of them."""
+
+    plan: str
+    backbone: str | None
+    train: str | None
+    test: str | None
+    classes: list[str]
+    input: SavedInput
+    decoding: SavedDecoding
+
+
 def refuse_other_content(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Compare hashes of stream, weights and data with those of a checkpoint.
+    """Compare what the numbers of a run rest on with what a checkpoint says.
+
+    Args:
+        saved: a `SavedContent` as plain containers.
+        now: the same of what is there.
 
     Raises:
         UserError: names everything that differs.
     """
-    names = {"plan": "the stream", "backbone": "the weights", "train": "the training images", "test": "the test images"}
-    other = [text for key, text in names.items() if saved.get(key) != now.get(key)]
-    if saved.get("classes") != now.get("classes"):
-        other.append("the classes or their order")
+    other = [text for key, text in _COMPARED.items() if saved.get(key) != now.get(key)]
     if other:
         raise UserError(
-            f"resume: {' and '.join(other)} changed since the checkpoint (another sha256); bring back what was there, "
-            "or start anew without resume="
+            f"resume: {' and '.join(other)} changed since the checkpoint (another sha256, or other values); bring back "
+            "what was there, or start anew without resume="
         )
+
+
+_COMPARED = {
+    "plan": "the stream",
+    "backbone": "the weights",
+    "train": "the training images",
+    "test": "the test images",
+    "classes": "the classes or their order",
+    "input": "the normalisation or size of the input",
+    "decoding": "how images are decoded",
+}
+"""Key of the content -> what differs."""

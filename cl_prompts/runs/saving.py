@@ -69,14 +69,26 @@ class Saving:
 
 
 def content_of(prepared: Prepared) -> dict[str, Any]:
-    """Hashes of what the numbers of a run rest on, and the order of its classes."""
-    data = prepared.data
+    """What the numbers of a run rest on, and all that prediction needs of its data set: a `SavedContent`."""
+    data, transform = prepared.data, prepared.learner.eval_transform
     return {
         "plan": data.plan.sha256,
         "backbone": prepared.learner.backbone.identity["sha256"],
         "train": data.train.identity.get("sha256"),
         "test": data.test.identity.get("sha256"),
         "classes": list(data.train.class_names),
+        "input": {
+            "mean": list(transform.mean),
+            "std": list(transform.std),
+            "size": transform.size,
+            "interpolation": transform.interpolation,
+            "crop": transform.crop,
+        },
+        "decoding": {
+            "size": data.train.image_shape[0],
+            # Of images of a fixed size there is none: larger pictures of a user get the usual one.
+            "interpolation": data.train.identity.get("interpolation", "bicubic"),
+        },
     }
 
 

@@ -294,10 +294,13 @@ class RunConfig(RunSettings):
 
 
 class _ShortLists(yaml.SafeDumper):
-    """Writes a list in one line, as our config files do."""
+    """Writes a list in one line and nothing as a reference, as our config files do."""
 
     def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
         return super().represent_sequence(tag, sequence, flow_style=True)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def _name_first(record: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from torch import Tensor
 from cl_prompts.errors import UserError
 
 FORMAT = "cl_prompts state 1"
+_LENGTH = 8
+"""Bytes in front of the header of a safetensors file that say how long it is."""
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -30,7 +32,20 @@ def to_bytes(state: Mapping[str, Any]) -> bytes:
     """
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(_encoded(state, tensors))
-    return save(tensors, metadata={"format": FORMAT, "tree": tree})
+    return in_one_order(save(tensors, metadata={"format": FORMAT, "tree": tree}))
+
+
+def in_one_order(content: bytes) -> bytes:
+    """The content of a safetensors file with its metadata sorted: equal states give equal bytes.
+
+    The library writes them in an order that differs from call to call.
+    """
+    size = int.from_bytes(content[:_LENGTH], "little")
+    header = json.loads(content[_LENGTH : _LENGTH + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % _LENGTH)  # tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(_LENGTH, "little") + text + content[_LENGTH + size :]
 
 
 def from_bytes(content: bytes) -> dict[str, Any]:
@@ -41,13 +56,17 @@ def from_bytes(content: bytes) -> dict[str, Any]:
     """
     try:
         # The header: its length in 8 bytes, then JSON; the reader of tensors checks it again.
-        size = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + size])["__metadata__"]
+        size = int.from_bytes(content[:_LENGTH], "little")
+        metadata = json.loads(content[_LENGTH : _LENGTH + size])["__metadata__"]
         if metadata["format"] != FORMAT:
-            raise UserError(f"a state of the format {metadata['format']!r}, this version reads {FORMAT!r}")
-        return _decoded(json.loads(metadata["tree"]), load(content))
+            raise UserError(f"a state of the format {str(metadata['format'])[:40]!r}, this version reads {FORMAT!r}")
+        state = _decoded(json.loads(metadata["tree"]), load(content))
+        if not isinstance(state, dict):
+            raise TypeError(f"a {type(state).__name__} in place of a state")
+        return state
     except (SafetensorError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        raise UserError(f"no saved state, or a damaged one ({type(error).__name__}: {str(error)[:80]})") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
+        raise UserError(f"no saved state, or a damaged one ({reason})") from error
 
 
 def _encoded(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -22,7 +22,10 @@ _NOT_GIVEN = "???"
 
 
 def check_config(
-    raw: Mapping[str, Any], origins: Mapping[str, str] | None = None, unsure: frozenset[str] = frozenset()
+    raw: Mapping[str, Any],
+    origins: Mapping[str, str] | None = None,
+    unsure: frozenset[str] = frozenset(),
+    rules: Sequence[Rule] = RULES,
 ) -> tuple[RunConfig | None, list[Problem]]:
     """Check a composed configuration.
 
@@ -31,17 +34,21 @@ def check_config(
         origins: dotted key -> where its value comes from, added to the line about it; None adds nothing.
         unsure: dotted keys and groups that stand for words that could not be read, or were guessed. Nothing is said
             about such a key, nor about a combination that it or a key of such a group is part of.
+        rules: combinations to look for; none of a run that is only to be loaded, whose data may be elsewhere.
 
     Returns:
         The typed configuration and no problem, or None and all problems.
     """
-    return _Check(raw, origins or {}, unsure).result()
+    return _Check(raw, origins or {}, unsure, rules).result()
 
 
 class _Check:
     """One pass over one configuration; collects problems and the records that stand without the wrong keys."""
 
-    def __init__(self, raw: Mapping[str, Any], origins: Mapping[str, str], unsure: frozenset[str]) -> None:
+    def __init__(
+        self, raw: Mapping[str, Any], origins: Mapping[str, str], unsure: frozenset[str], rules: Sequence[Rule]
+    ) -> None:
+        self.rules = rules
         self.raw = raw
         self.origins = origins
         self.unsure = unsure
@@ -116,23 +123,9 @@ class _Check:
         self, group: str, leaf: str, schema: type[Settings], values: Mapping[str, Any], details: ErrorDetails
     ) -> str:
         key = ".".join(part for part in (group, leaf) if part)
-        if leaf not in values:
-            return f"{key}: must be given, {field_texts(schema)[leaf].allowed}"
-        start = f"{key}={value_text(values[leaf])}: "
-        if details["type"] == "extra_forbidden":
-            return start + unknown_key_text(key, self.names)
-        if details["type"] == "value_error":
-            return start + _reason(details)
-        text = field_texts(schema)[leaf]
-        close = None
-        if details["type"] == "literal_error" and isinstance(values[leaf], str):
-            close = close_match(values[leaf], text.choices)
-        hint = f"did you mean {close}? " if close else ""
-        default = f" (default {text.default})" if text.default else ""
-        allowed = text.allowed
-        if details["type"] == "finite_number":
-            allowed = allowed.replace("a number", "a finite number", 1)
-        return f"{start}{hint}must be {allowed}{default}"
+        if leaf in values and details["type"] == "extra_forbidden":
+            return f"{key}={value_text(values[leaf])}: {unknown_key_text(key, self.names)}"
+        return key_line(key, leaf, schema, values, details)
 
     def _combination_lines(self, group: str, schema: type[Settings], details: ErrorDetails) -> dict[str, str]:
         """Lines about values of one group that exclude each other, by key; an empty key where no single one is named.
@@ -153,7 +146,10 @@ class _Check:
             return  # it looks at the files of a data set, whatever stream or method they would be used with
         wrong = {problem.key for problem in self.problems} | self.unsure
         found = [
-            problem for rule in RULES if self._applies(rule, draft, available, wrong) for problem in rule.check(draft)
+            problem
+            for rule in self.rules
+            if self._applies(rule, draft, available, wrong)
+            for problem in rule.check(draft)
         ]
         self.problems += [problem for problem in found if problem.key not in wrong]
 
@@ -177,6 +173,33 @@ class _Check:
             return
         origin = self.origins.get(key, "")
         self.problems.append(Problem(key, line + origin))
+
+
+def key_line(key: str, leaf: str, schema: type[Settings], values: Mapping[str, Any], details: ErrorDetails) -> str:
+    """The line about one wrong value: the key as it is typed, the value, what is allowed.
+
+    Args:
+        key: dotted name.
+        leaf: its name in the schema.
+        schema: which has this key.
+        values: as given.
+        details: what pydantic says.
+    """
+    text = field_texts(schema)[leaf]
+    if leaf not in values:
+        return f"{key}: must be given, {text.allowed}"
+    start = f"{key}={value_text(values[leaf])}: "
+    if details["type"] == "value_error":
+        return start + _reason(details)
+    close = None
+    if details["type"] == "literal_error" and isinstance(values[leaf], str):
+        close = close_match(values[leaf], text.choices)
+    hint = f"did you mean {close}? " if close else ""
+    default = f" (default {text.default})" if text.default else ""
+    allowed = text.allowed
+    if details["type"] == "finite_number":
+        allowed = allowed.replace("a number", "a finite number", 1)
+    return f"{start}{hint}must be {allowed}{default}"
 
 
 def _reason(details: ErrorDetails) -> str:

@@ -109,30 +109,46 @@ def restore_strategy(strategy: ContinualStrategy, state: Mapping[str, Any]) -> N
     Raises:
         StrategyError: the state is of another strategy, or of other plugins.
     """
-    name = type(strategy).__name__
-    if state["strategy"] != name:
-        raise StrategyError(f"the saved state is one of {state['strategy']}, not of {name}; build the same strategy")
+    _refuse_another(strategy, state)
     plugins, saved = _with_state(strategy), state["plugins"]
     expected = [type(plugin).__name__ for plugin in plugins]
     if [one["plugin"] for one in saved] != expected:
         raise StrategyError(
             f"the saved state has plugins {[one['plugin'] for one in saved]}, this strategy {expected}; use the same"
         )
+    restore_learning(strategy, state)
+    strategy.preparation.presented.times = state["presented"].clone()
+    strategy.place.load_state_dict(state["place"])
+    for name, value in state["clock"].items():
+        setattr(strategy.clock, name, value)
+    for plugin, one in zip(plugins, saved, strict=True):
+        plugin.load_state_dict(one["state"])
+    restore_random_state(state["random"])
+
+
+def restore_learning(strategy: ContinualStrategy, state: Mapping[str, Any]) -> None:
+    """Bring a strategy to what a saved one had learnt, whatever its plugins, at the beginning of another stream.
+
+    Method, optimizer with its moments, classes, counters; neither the place in the stream nor random states.
+
+    Raises:
+        StrategyError: the state is of another strategy, or of other settings.
+    """
+    _refuse_another(strategy, state)
     restore_method(strategy.model, state["method"])
     if strategy.optimizer is not None:
         trained = [tensor for _, tensor in strategy.model.named_trainables()]
         strategy.optimizer = strategy.optimization.restored(trained, state["optimization"])
     strategy.classes.load_state_dict(state["classes"])
     strategy.watch.load_state_dict(state["watch"])
-    strategy.preparation.presented.times = state["presented"].clone()
-    strategy.place.load_state_dict(state["place"])
     strategy.samples_seen, strategy.updates = state["samples_seen"], state["updates"]
     strategy._carry = type(strategy._carry)(*state["carry"])
-    for name, value in state["clock"].items():
-        setattr(strategy.clock, name, value)
-    for plugin, one in zip(plugins, saved, strict=True):
-        plugin.load_state_dict(one["state"])
-    restore_random_state(state["random"])
+
+
+def _refuse_another(strategy: ContinualStrategy, state: Mapping[str, Any]) -> None:
+    name = type(strategy).__name__
+    if state["strategy"] != name:
+        raise StrategyError(f"the saved state is one of {state['strategy']}, not of {name}; build the same strategy")
 
 
 def random_state() -> dict[str, Any]:

@@ -326,7 +326,7 @@ def test_an_interrupted_run_has_no_last_value(finished, run_several, monkeypatch
     assert metrics["sessions_measured"] == 3
     assert run.curves == whole.curves[:3]
     assert metrics["map_avg"] == pytest.approx(mean([row["map"] for row in run.curves]), abs=1e-12)
-    assert run.files == SEVERAL_FILES - {"predictions", "checkpoints"}
+    assert run.files == SEVERAL_FILES - {"predictions", "checkpoints", "model.safetensors"}
     assert " of 5 sessions, too few for map_last" in capsys.readouterr().out
 
 

@@ -44,7 +44,7 @@ BLOCKS = {
 QUIET = ("progress=none", "tensorboard=false", "protocol.eval_every=10")
 
 FILES = {"config.yaml", "manifest.json", "plan.npz", "plan.json", "curves.csv", "class_accuracy.csv", "summary.json"}
-FILES |= {"checkpoints", ".lock"}
+FILES |= {"model.safetensors", "checkpoints", ".lock"}
 """What every finished run leaves, beside TensorBoard's events."""
 
 
