@@ -13,11 +13,11 @@ from hydra._internal.utils import get_args_parser
 
 from cl_prompts import __version__
 from cl_prompts.errors import UserError
+from cl_prompts.runs.commands import COMMANDS, Command, find_command
 from cl_prompts.runs.compose import Composer, open_composer
-from cl_prompts.runs.continuing import resume_words, resumed_config
 from cl_prompts.runs.failures import FAILURE, INTERRUPTED, SUCCESS, WRONG_CONFIG, print_error, report_failure
-from cl_prompts.runs.help import help_text, program_name
-from cl_prompts.runs.jobs import perform, run_job
+from cl_prompts.runs.help import command_help_text, help_text, program_name
+from cl_prompts.runs.jobs import run_job
 from cl_prompts.runs.overrides import read_words, sweep_problems
 from cl_prompts.runs.request import Request, read_request, resolve_choices
 
@@ -70,9 +70,9 @@ def _own_version(parser: ArgumentParser) -> None:
 
 def _answer(options: Namespace) -> int:
     _refuse_unsupported(options)
-    going_on = resume_words(options.overrides)
-    if going_on is not None:
-        return perform(resumed_config(*going_on))
+    command = find_command(options.overrides)
+    if command is not None:
+        return _answer_command(command, options)
     with open_composer(options.config_dir, options.config_name, options.config_path) as composer:
         if options.help:
             return _show_help(composer, options.overrides)
@@ -85,6 +85,20 @@ def _answer(options: Namespace) -> int:
             print("---\n".join(config.to_yaml() for config in request.configs), end="")
             return SUCCESS
         return _start(composer, request)
+
+
+def _answer_command(command: Command, options: Namespace) -> int:
+    if options.help:
+        print(command_help_text(command.usage, command.description, command.settings))
+        return SUCCESS
+    for name in _OF_HYDRA:
+        if getattr(options, name):
+            raise UserError(f"--{name.replace('_', '-')}: has no effect on {command.usage}; leave it out")
+    return command.answer(options.overrides)
+
+
+_OF_HYDRA = ("multirun", "cfg", "info", "hydra_help", "shell_completion", "config_dir", "config_name", "config_path")
+"""Options about a configuration that is composed."""
 
 
 def _refuse_unsupported(options: Namespace) -> None:
@@ -111,7 +125,7 @@ def _show_help(composer: Composer, words: list[str]) -> int:
     problems = [*read.problems, *sweep_problems(read), *wrong_choices]
     if problems:
         return _refuse(problems)
-    print(help_text(composer, choices))
+    print(help_text(composer, choices, {command.usage: command.description for command in COMMANDS}))
     return SUCCESS
 
 

@@ -21,13 +21,18 @@ from cl_prompts.runs.validation import check_config
 WORD = "resume="
 
 
+def names_a_run(word: str) -> bool:
+    """The word is `resume=<folder>`."""
+    return word.startswith(WORD) and word not in (WORD, f"{WORD}null")
+
+
 def resume_words(words: Sequence[str]) -> tuple[Path, list[str]] | None:
     """The folder of the word `resume=<folder>` and the other words; None where there is no such word.
 
     Raises:
         UserError: it stands there twice, or names no folder.
     """
-    found = [word for word in words if word.startswith(WORD) and word not in (WORD, f"{WORD}null")]
+    found = [word for word in words if names_a_run(word)]
     if not found:
         return None
     if len(found) > 1:

@@ -68,13 +68,13 @@ def cannot_write(path: Path, error: OSError, key: str = "output=/path") -> UserE
     )
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file whole or not at all.
+def write_text(path: Path, text: str, key: str = "output=/path") -> None:
+    """Write a UTF-8 text file whole or not at all; `key` as in `atomic_file`.
 
     Raises:
         UserError: see `atomic_file`.
     """
-    with atomic_file(path) as file:
+    with atomic_file(path, key) as file:
         file.write(text.encode("utf-8"))
 
 

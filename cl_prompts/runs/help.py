@@ -16,6 +16,7 @@ from cl_prompts.runs.compose import Composer
 from cl_prompts.runs.fields import FieldText, field_texts, value_text
 from cl_prompts.runs.overrides import CHOICE_GROUPS
 from cl_prompts.runs.schema import GROUPS, RunSettings, group_schema, schema_name
+from scenarios.settings import Settings
 
 _GROUP_LINES = {
     "scenario": "which sample comes when",
@@ -35,12 +36,13 @@ _OPTIONS = {
 _INDENT = "  "
 
 
-def help_text(composer: Composer, choices: Mapping[str, str]) -> str:
+def help_text(composer: Composer, choices: Mapping[str, str], commands: Mapping[str, str]) -> str:
     """The whole help page as plain text.
 
     Args:
         composer: the configs.
         choices: groups whose keys are to be listed -> the choice.
+        commands: words of command lines about a saved run -> what they do.
     """
     program = program_name()
     composition = composer.compose(choices)
@@ -48,6 +50,7 @@ def help_text(composer: Composer, choices: Mapping[str, str]) -> str:
         [f"cl-prompts {__version__}: continual learning with prompts on frozen Vision Transformers"],
         [f"Usage: {program} [key=value ...] [-m] [options]"],
         _examples(program),
+        ["Saved runs", *_columns(commands)],
         *(_group(composer, group, composition.choices.get(group)) for group in CHOICE_GROUPS),
     ]
     plain = OmegaConf.to_container(composition.config, resolve=False)
@@ -62,6 +65,14 @@ def help_text(composer: Composer, choices: Mapping[str, str]) -> str:
             parts.append([f"Keys of {group}={choices[group]}, set as {group}.KEY=VALUE", *_keys(fields, record)])
     parts.append(["Options", *_columns(_OPTIONS)])
     parts.append([f"Keys of a choice, with ranges: {program} strategy=mvp --help"])
+    return "\n\n".join("\n".join(part) for part in parts)
+
+
+def command_help_text(usage: str, description: str, settings: type[Settings] | None) -> str:
+    """The help page of a command line about a saved run; `settings` are its keys, None: those of the run."""
+    parts = [[f"Usage: {program_name()} {usage} [key=value ...]"], [f"{_INDENT}{description}"]]
+    if settings is not None:
+        parts.append(["Keys", *_keys(field_texts(settings), {})])
     return "\n\n".join("\n".join(part) for part in parts)
 
 

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
+from typing import Protocol, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from cl_prompts.runs.failures import FAILURE, INTERRUPTED, SUCCESS, TERMINATED, print_error, report_failure
 from cl_prompts.runs.schema import RunConfig
 from cl_prompts.runs.validation import check_config
+from scenarios.datasets import provide_dataset, read_dataset_settings
 
 
 def run_job(composed: DictConfig) -> int:
@@ -61,25 +63,46 @@ def _check_data(config: RunConfig) -> int:
     return check_files(config)
 
 
-def _heavy(module: str, function: str) -> Callable[[RunConfig], int]:
+class HasProgress(Protocol):
+    """Settings that say what the terminal shows."""
+
+    @property
+    def progress(self) -> str:
+        """`none` where it shows nothing."""
+
+
+SettingsT = TypeVar("SettingsT", bound=HasProgress)
+
+
+def heavy(module: str, function: str) -> Callable[[SettingsT], int]:
     """A function whose module imports torch, timm and Avalanche, and does so only when it is called."""
 
-    def call(config: RunConfig) -> int:
+    def call(config: SettingsT) -> int:
         if config.progress != "none" and "torch" not in sys.modules:
             # Importing takes seconds: the terminal says at once what is going on.
             print("loading torch, timm and Avalanche ...", file=sys.stderr, flush=True)
         with warnings.catch_warnings():
             # Avalanche imports a package of solvers, which warns that it found none; nothing here uses them.
             warnings.filterwarnings("ignore", category=UserWarning, module="qpsolvers")
-            work: Callable[[RunConfig], int] = getattr(import_module(module), function)
+            work: Callable[[SettingsT], int] = getattr(import_module(module), function)
         return work(config)
 
     return call
 
 
+def _with_files(call: Callable[[RunConfig], int]) -> Callable[[RunConfig], int]:
+    """The same after the official files of the data set are there; what cannot be had is then known in seconds."""
+
+    def provide_and_call(config: RunConfig) -> int:
+        provide_dataset(config.dataset_name, read_dataset_settings(config.dataset_name)(**config.dataset_arguments()))
+        return call(config)
+
+    return provide_and_call
+
+
 MODES: dict[str, Callable[[RunConfig], int]] = {
-    "run": _heavy("cl_prompts.runs.execute", "execute"),
-    "inspect": _heavy("cl_prompts.runs.inspection.inspect", "inspect"),
+    "run": _with_files(heavy("cl_prompts.runs.execute", "execute")),
+    "inspect": _with_files(heavy("cl_prompts.runs.inspection.inspect", "inspect")),
     "check-data": _check_data,
     "config": _print_config,
 }
