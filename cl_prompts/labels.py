@@ -6,6 +6,7 @@ whoever reads it gets a loss that is not a number, which stops the run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -22,6 +23,12 @@ class LabelKind(Protocol):
 
     def shown(self, targets: Tensor, num_classes: int) -> Tensor:
         """Columns that a batch of labels tells about, bool `(classes,)`."""
+
+    def outside(self, targets: Tensor, num_classes: int) -> Tensor:
+        """Rows of a batch with a label that cannot be, bool `(batch,)`."""
+
+    def describe(self, target: Tensor, num_classes: int) -> str:
+        """One label of a row that is `outside`, and what is allowed."""
 
     def loss(self, logits: Tensor, targets: Tensor, allowed: Tensor) -> Tensor:
         """Mean classification loss over the competing columns `allowed`, bool `(classes,)`."""
@@ -42,6 +49,14 @@ class OneLabel:
         """The classes that occur."""
         columns = torch.zeros(num_classes, dtype=torch.bool, device=targets.device)
         return columns.index_fill_(0, targets, True)
+
+    def outside(self, targets: Tensor, num_classes: int) -> Tensor:
+        """Class ids without a column in the head."""
+        return (targets < 0) | (targets >= num_classes)
+
+    def describe(self, target: Tensor, num_classes: int) -> str:
+        """The class id, and the ids there are."""
+        return f"label {int(target)} is outside 0..{num_classes - 1}"
 
     def loss(self, logits: Tensor, targets: Tensor, allowed: Tensor) -> Tensor:
         """Cross-entropy over the competing classes."""
@@ -65,6 +80,19 @@ class SeveralLabels:
     def shown(self, targets: Tensor, num_classes: int) -> Tensor:
         """The columns with a visible label, positive or negative."""
         return visible_labels(targets).any(0)
+
+    def outside(self, targets: Tensor, num_classes: int) -> Tensor:
+        """Rows of another length than the head, or with a visible label below 0 or above 1."""
+        if targets.shape[1] != num_classes:
+            return torch.ones(len(targets), dtype=torch.bool, device=targets.device)
+        return ((targets < 0) | (targets > 1)).any(1)
+
+    def describe(self, target: Tensor, num_classes: int) -> str:
+        """The first label that is neither positive, negative nor hidden; or the length of the row."""
+        if len(target) != num_classes:
+            return f"a row has {len(target)} labels, the head {num_classes} columns"
+        column = int(((target < 0) | (target > 1)).nonzero()[0])
+        return f"label {float(target[column]):g} of class {column} is outside 0..1 (NaN where it is hidden)"
 
     def loss(self, logits: Tensor, targets: Tensor, allowed: Tensor) -> Tensor:
         """Binary cross-entropy, mean over the visible labels of the competing columns."""
@@ -112,6 +140,35 @@ def label_kind(targets: Tensor) -> LabelKind:
             "rows (batch, classes) with NaN where a label is hidden"
         )
     return LABEL_KINDS[targets.ndim]
+
+
+def check_labels_of_batch(targets: Tensor, num_classes: int, sample_ids: Sequence[int] | Tensor | None = None) -> None:
+    """Refuse labels that a head of so many columns does not have.
+
+    Labels on a GPU are not looked at: that would wait for it, and loaders give them on the CPU.
+
+    Args:
+        targets: class ids `(batch,)` or rows of labels `(batch, classes)`.
+        num_classes: columns of the head.
+        sample_ids: data-set indices of the rows, where they are known.
+
+    Raises:
+        StrategyError: names the first such label, its sample and what is allowed; or labels of neither kind.
+    """
+    kind = label_kind(targets)
+    if targets.device.type != "cpu":
+        return
+    # As ordinary numbers: rows of labels refuse much of what can be done with tensors.
+    targets = targets.detach().as_subclass(Tensor)
+    outside = kind.outside(targets, num_classes)
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        known = sample_ids is not None and row < len(sample_ids)
+        where = f"sample {int(sample_ids[row])}" if sample_ids is not None and known else f"row {row} of the batch"
+        raise StrategyError(
+            f"{where}: {kind.describe(targets[row], num_classes)}; correct the labels, or give the strategy as many "
+            "classes as the stream has"
+        )
 
 
 def visible_labels(targets: Tensor) -> Tensor:

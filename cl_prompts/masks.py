@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cl_prompts.errors import StrategyError
-from cl_prompts.labels import label_kind
+from cl_prompts.labels import check_labels_of_batch, label_kind
 
 FINITE_FILL = -1.0e4
 """Fill for logits that foreign code will use again: its exponential is exactly 0 in float32 and bfloat16, while
@@ -54,7 +54,12 @@ class ClassTracker:
         self.task = None if self.task is None else torch.nn.functional.pad(self.task, (0, added))
 
     def observe(self, targets: Tensor) -> None:
-        """Mark the classes that the labels of a stream batch tell about; see `cl_prompts.labels`."""
+        """Mark the classes that the labels of a stream batch tell about; see `cl_prompts.labels`.
+
+        Raises:
+            StrategyError: a label out of range.
+        """
+        check_labels_of_batch(targets, self.num_classes)
         shown = _shown(self, targets)
         self.exposed |= shown
         self.session |= shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 from cl_prompts.backbones import FrozenViT
 from cl_prompts.errors import StrategyError
 from cl_prompts.strategies.declaration import Needs, StrategySettings
+
+if TYPE_CHECKING:
+    from cl_prompts.strategies.method import Method
 
 
 def check_single_process() -> None:
@@ -76,18 +79,25 @@ def check_parts(strategy: str, backbone: Any, settings: Any, settings_class: typ
         )
 
 
-def check_labels(targets: Iterable[int], num_classes: int) -> None:
+def check_labels(targets: Any, num_classes: int, sample_ids: Any = None) -> None:
     """Refuse labels that have no column in the head.
 
+    Args:
+        targets: class ids, in the order of the experience.
+        num_classes: columns of the head.
+        sample_ids: data-set indices in the same order, where they are known.
+
     Raises:
-        StrategyError: names a label and the number of classes it takes.
+        StrategyError: names a label, its sample and the number of classes it takes.
     """
     present = {int(target) for target in getattr(targets, "uniques", targets)}
     outside = sorted(target for target in present if not 0 <= target < num_classes)
-    if outside:
-        raise StrategyError(
-            f"label {outside[0]} is outside 0..{num_classes - 1}; give num_classes={max(outside) + 1} or more"
-        )
+    if not outside:
+        return
+    position = next(number for number, target in enumerate(targets) if int(target) == outside[0])
+    sample = f"sample {int(sample_ids[position])}" if sample_ids is not None else f"position {position} of the stream"
+    advice = "correct the labels" if outside[0] < 0 else f"give num_classes={max(outside) + 1} or more"
+    raise StrategyError(f"label {outside[0]} of {sample} is outside 0..{num_classes - 1}; {advice}")
 
 
 def check_experience_labels(experience: Any, num_classes: int, strategy: str, needs: Needs) -> None:
@@ -99,7 +109,8 @@ def check_experience_labels(experience: Any, num_classes: int, strategy: str, ne
     """
     rows = getattr(experience.dataset, "label_rows", None)
     if rows is None:
-        check_labels(getattr(experience.dataset, "targets", []), num_classes)
+        dataset = experience.dataset
+        check_labels(getattr(dataset, "targets", []), num_classes, getattr(dataset, "sample_ids", None))
         return
     if not needs.multi_label:
         raise StrategyError(f"{strategy} learns one label an image, this stream has several; choose another method")
@@ -157,6 +168,42 @@ def check_mask_fits(train_mask: str, announced: Iterable[int] | None, exposed: T
         raise StrategyError(f"train_mask='task': classes return in later sessions of this stream; {advice}")
 
 
+def check_optimizer(optimizer: torch.optim.Optimizer | None, method: Method) -> None:
+    """Refuse to train what has to stay as it is, or to leave out what has to move.
+
+    Args:
+        optimizer: None of a closed-form learner.
+        method: names the tensors.
+
+    Raises:
+        StrategyError: the backbone asks for gradients; the optimizer holds a frozen tensor, or lacks a trained one.
+    """
+    backbone = {id(tensor) for tensor in method.backbone.parameters()}
+    trained = dict(method.named_trainables())
+    thawed = [name for name, tensor in trained.items() if id(tensor) in backbone]
+    if thawed:
+        raise StrategyError(
+            f"{_some(thawed)} of the backbone would be trained; the backbone stays frozen: call requires_grad_(False) "
+            "on it, or on a copy of the model before FrozenViT(...) gets it"
+        )
+    if optimizer is None:
+        return
+    held = {id(tensor): tensor for group in optimizer.param_groups for tensor in group["params"]}
+    names = {id(tensor): name for name, tensor in method.named_parameters()}
+    frozen = [names.get(key, f"a tensor {tuple(one.shape)}") for key, one in held.items() if not one.requires_grad]
+    if frozen:
+        raise StrategyError(
+            f"the optimizer holds {_some(frozen)}, which is frozen; give the strategy a function that passes on the "
+            "tensors it gets, such as functools.partial(torch.optim.Adam, lr=0.005)"
+        )
+    forgotten = [name for name, tensor in trained.items() if id(tensor) not in held]
+    if forgotten:
+        raise StrategyError(
+            f"the optimizer leaves out {_some(forgotten)}, which would never be trained; give the strategy a function "
+            "that passes on all tensors it gets, or freeze what shall stay with requires_grad_(False)"
+        )
+
+
 def needs_transform(images: Tensor, transform: Callable | None) -> bool:
     """Whether raw images are still to be turned into network input.
 
@@ -169,6 +216,10 @@ def needs_transform(images: Tensor, transform: Callable | None) -> bool:
     if not raw and transform is not None:
         raise StrategyError("the stream gives float images already: pass no transforms to the strategy")
     return raw
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _kind(value: Any) -> str:

@@ -23,12 +23,13 @@ from torch.utils.data import DataLoader
 
 from cl_prompts.backbones import FrozenViT
 from cl_prompts.errors import StrategyError
-from cl_prompts.labels import label_kind
+from cl_prompts.labels import check_labels_of_batch, label_kind
 from cl_prompts.masks import EVAL_MASKS, FINITE_FILL, MASK_POLICIES, ClassTracker, mask_logits
 from cl_prompts.strategies.argument_checks import (
     check_experience_labels,
     check_loop,
     check_mask_fits,
+    check_optimizer,
     check_parts,
     check_single_process,
     task_classes,
@@ -39,7 +40,7 @@ from cl_prompts.strategies.method import Method, TrainingOutputs
 from cl_prompts.strategies.optimization import OPTIMIZER_SCOPES, SCHEDULES, MakeOptimizer, Optimization
 from cl_prompts.strategies.passes import EpochOrder, Place
 from cl_prompts.strategies.state import prepare_plugins, restore_strategy, strategy_state
-from cl_prompts.strategies.watch import TrainingWatch
+from cl_prompts.strategies.watch import TrainingWatch, Update
 
 AUTOCAST: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
 """Precision named in a configuration -> autocast dtype; None computes as the weights are."""
@@ -199,8 +200,8 @@ class ContinualStrategy(SupervisedTemplate):
         return self.watch.last_losses
 
     def stop_if_not_finite(self) -> None:
-        """Raise a `StrategyError` if a loss so far was NaN or infinite; waits for the device."""
-        self.watch.stop_if_not_finite(self.samples_seen, self.updates)
+        """Raise a `NotFiniteError` if losses, logits or trained tensors are NaN or infinite; waits for the device."""
+        self.watch.stop_if_not_finite([tensor for _, tensor in self.model.named_trainables()])
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
@@ -226,10 +227,12 @@ class ContinualStrategy(SupervisedTemplate):
             if self._stop_training:
                 break
             self.mbatch = batch
+            self.stream_size = len(batch[1])
+            stream_ids = sample_ids[place.position : place.position + self.stream_size]
+            # Where the loader left them: on a GPU a look at labels would wait for it.
+            check_labels_of_batch(batch[1], self.num_classes, stream_ids)
             self._unpack_minibatch()
             stream = list(self.mbatch)
-            self.stream_size = len(stream[1])
-            stream_ids = sample_ids[place.position : place.position + self.stream_size]
             self.classes.observe(stream[1])
             self.model.observe(self.classes.exposed)
             self._fixed_query = None
@@ -295,8 +298,10 @@ class ContinualStrategy(SupervisedTemplate):
         self._before_forward(**kwargs)
         if self.needs.replay == "none" and len(self.mb_y) > self.stream_size:
             raise StrategyError(f"{type(self).__name__} declares no replay, but a plugin added samples to its batch")
+        check_labels_of_batch(self.mb_y[self.stream_size :], self.num_classes, self.mb_sample_ids[self.stream_size :])
         self.mb_output = self.forward()
-        self.watch.predicted(self.mb_output, self.mb_y)
+        update = Update(self.mb_sample_ids, self.stream_size, self.samples_seen, self.updates)
+        self.watch.predicted(self.mb_output, self.mb_y, update)
         self._after_forward(**kwargs)
         if self.needs.gradient:
             assert self.optimizer is not None
@@ -305,16 +310,21 @@ class ContinualStrategy(SupervisedTemplate):
             self.loss = self.loss + self.criterion()
             self._before_backward(**kwargs)
             self.watch.lost(self._outputs.losses | self._outputs.diagnostics, self.loss)
-            # Reading the flag waits for the device: free on a CPU, a stall in every step on a GPU.
-            if self.device.type == "cpu" or self.updates % 50 == 0:
-                self.stop_if_not_finite()
+            self._look_for_faults(every=50)
             self.backward()
             self._after_backward(**kwargs)
             self._before_update(**kwargs)
             self.optimizer_step()
+        else:
+            self._look_for_faults(every=1000)
         self.updates += 1
         if self.needs.gradient:
             self._after_update(**kwargs)
+
+    def _look_for_faults(self, every: int) -> None:
+        """Stop if an update gave no number. To ask waits for the device: free on a CPU, a stall in a step on a GPU."""
+        if self.device.type == "cpu" or self.watch.unchecked >= every:
+            self.watch.stop_if_not_finite()
 
     def forward(self) -> Tensor:
         """Logits of the current mini-batch (batch, classes); in training also prepares the named losses."""
@@ -391,6 +401,7 @@ class ContinualStrategy(SupervisedTemplate):
         if self.optimizer is not None:
             trained = [tensor for _, tensor in self.model.named_trainables()]
             self.optimizer = self.optimization.begin_session(self.optimizer, trained, is_first=self.updates == 0)
+        check_optimizer(self.optimizer, self.model)
         self.place.experience += 1
         super()._before_training_exp(**kwargs)
 

@@ -204,7 +204,7 @@ def float_images(image):
 
 def test_labels_beyond_the_head_are_refused_before_training(tiny_backbone):
     strategy = make_strategy("ncm", tiny_backbone, num_classes=3)
-    with refused(r"label 4 is outside 0\.\.2; give num_classes=6 or more") as error:
+    with refused(r"label 4 of sample 1 is outside 0\.\.2; give num_classes=6 or more") as error:
         train(strategy, stream_of([[0, 4, 5]]))
     assert one_line(error)
     assert strategy.samples_seen == 0
