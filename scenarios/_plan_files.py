@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 PlanT = TypeVar("PlanT", bound="HashedPlan")
 
 _FLAGS = ("allow_empty_sessions", "allow_home", "varying")  # written as 0 and 1
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error),
+    *(RuntimeError, MemoryError),  # too deep, encrypted, in an unknown compression; arrays of absurd shapes
+)
 
 
 def write_plan(plan: HashedPlan, folder: Path) -> Path:

@@ -97,7 +97,7 @@ def _read(path: Path) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     if state.get("schema") != SCHEMA:
-        raise UserError(f"{path}: written as schema {state.get('schema')}, this version reads {SCHEMA}")
+        raise UserError(f"{path}: written as schema {str(state.get('schema'))[:40]!r}, this version reads {SCHEMA}")
     return state
 
 

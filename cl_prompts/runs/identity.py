@@ -80,6 +80,26 @@ class SavedContent(Settings):
     decoding: SavedDecoding
 
 
+def saved_content(state: Mapping[str, Any]) -> SavedContent:
+    """What a checkpoint says of its stream, weights and data.
+
+    Raises:
+        UserError: it is not the state of a run, or one of an earlier version.
+    """
+    try:
+        identity = state["identity"]
+        for part in (identity["keys"], state["strategy"]):
+            if not isinstance(part, Mapping):
+                raise TypeError(f"a {type(part).__name__} in place of named values")
+        float(state["seconds"])
+        return SavedContent.model_validate(identity["content"])
+    except (KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError
+        raise UserError(
+            f"the checkpoint does not hold what one of a run does ({type(error).__name__}), such as one of an earlier "
+            "version; start the run anew, without resume="
+        ) from error
+
+
 def refuse_other_content(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Compare what the numbers of a run rest on with what a checkpoint says.
 

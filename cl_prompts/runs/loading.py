@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from cl_prompts.backbones import FrozenViT
@@ -22,7 +21,7 @@ from cl_prompts.runs.build import build_run_backbone, build_strategy, check_devi
 from cl_prompts.runs.checkpoints import CheckpointStore
 from cl_prompts.runs.continuing import require_run, saved_config
 from cl_prompts.runs.directory import RunDirectory
-from cl_prompts.runs.identity import SavedContent
+from cl_prompts.runs.identity import SavedContent, saved_content
 from cl_prompts.runs.image_inputs import ImageInput
 from cl_prompts.runs.predicted import Predictions, joined
 from cl_prompts.runs.schema import RunConfig
@@ -60,7 +59,10 @@ def read_run(folder: Path, device: str, weights: str | None, warn: Callable[[str
     state = CheckpointStore(RunDirectory(folder).checkpoints).load(warn)
     if state is None:
         raise UserError(f"{folder}: nothing was saved there yet, so there is no model to load; wait, or resume the run")
-    content = _content(state, folder)
+    try:
+        content = saved_content(state)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from error
     backbone = build_run_backbone(config.model_copy(update={"progress": "none"}))
     _refuse_other_weights(backbone, content, folder)
     try:
@@ -76,16 +78,6 @@ def read_run(folder: Path, device: str, weights: str | None, warn: Callable[[str
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"{folder}: the checkpoint does not fit the configuration beside it ({reason})") from error
     return LoadedRun(folder, config, strategy, content)
-
-
-def _content(state: Mapping[str, Any], folder: Path) -> SavedContent:
-    try:
-        return SavedContent.model_validate(state["identity"]["content"])
-    except (KeyError, TypeError, ValidationError) as error:
-        raise UserError(
-            f"{folder}: the checkpoint does not say what prediction needs ({type(error).__name__}), such as one of an "
-            "earlier version; run anew with this one"
-        ) from error
 
 
 def _refuse_other_weights(backbone: FrozenViT, content: SavedContent, folder: Path) -> None:

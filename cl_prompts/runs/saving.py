@@ -16,7 +16,7 @@ from cl_prompts.metrics.records import Point
 from cl_prompts.plugins import AnytimeEvaluation
 from cl_prompts.runs.checkpoints import CheckpointStore
 from cl_prompts.runs.files import cannot_write
-from cl_prompts.runs.identity import deciding_keys, key_differences, refuse_other_content
+from cl_prompts.runs.identity import deciding_keys, key_differences, refuse_other_content, saved_content
 from cl_prompts.runs.prepared import Prepared
 from cl_prompts.runs.schema import RunConfig
 from cl_prompts.runs.termination import StopRequest
@@ -104,6 +104,7 @@ def resumed(
     state = store.load(warn)
     if state is None:
         return stream, None
+    saved_content(state)
     differences = key_differences(state["identity"]["keys"], deciding_keys(config))
     if differences:
         raise UserError(
