@@ -165,7 +165,7 @@ class TestPredictions:
 
 
 def test_several_labels_are_the_probabilities_that_the_run_wrote(tmp_path):
-    words = [*several_words("mlcil", "multi_lane"), *QUIET, f"output={tmp_path}", "name=run"]
+    words = [*several_words("mlcil", "multi_lane", "protocol.epochs=1"), *QUIET, f"output={tmp_path}", "name=run"]
     config = checked(*words)
     assert execute(config) == 0
     run = cl_prompts.load_run(tmp_path / "run")
@@ -187,19 +187,21 @@ class TestLearningOn:
     def test_a_stream_of_ones_own_begins_where_learning_stopped(self, strategy, tmp_path):
         memory = ("protocol.memory_size=8", "protocol.replay_batch=4") if strategy == "linear_probe" else ()
         labels = "scenario=disjoint" if strategy == "multi_lane" else "scenario.n_sessions=2"
-        words = tiny_words(strategy, labels, *memory, *QUIET, f"output={tmp_path}", "name=run")
+        words = tiny_words(
+            strategy, labels, *memory, "protocol.updates_per_batch=1", *QUIET, f"output={tmp_path}", "name=run"
+        )
         config = checked(*words)
         assert execute(config) == 0
         run = cl_prompts.load_run(tmp_path / "run")
-        data = build_data(config)
+        data = build_data(checked(*words, "dataset.subset_seed=1"))
         images = data.test.images(range(20))
         before = run.predict(images).probabilities
         saved = {name: value.clone() for name, value in run.strategy.model.state_dict().items()}
         optimizer = run.strategy.optimizer
         moments = None if optimizer is None else [len(state) for state in optimizer.state.values()]
         assert moments is None or (moments and all(moments))
-        plan = si_blurry_plan(data.test.targets, n_sessions=1, disjoint_class_pct=100, seed=5)
-        benchmark = benchmark_from_plan(plan, data.test, data.train)
+        plan = si_blurry_plan(data.train.targets, n_sessions=1, disjoint_class_pct=100, seed=5)
+        benchmark = benchmark_from_plan(plan, data.train, data.test)
         for experience in benchmark.train_stream:
             run.strategy.train(experience)
         assert run.samples_seen == 40 + len(plan.order)
