@@ -43,6 +43,7 @@ def make_manifest(
     strategy: Mapping[str, Any] | None = None,
     notices: Sequence[str] = (),
     skipped: Mapping[str, Sequence[str]] | None = None,
+    shared_images: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Collect everything of `manifest.json`; all of it is JSON-safe.
 
@@ -55,6 +56,7 @@ def make_manifest(
         strategy: name and settings of the method as they worked, its variant's choices filled in.
         notices: sentences that a reader of the results should know, as the run printed them.
         skipped: files left out of each part of the data set, as `path: reason`.
+        shared_images: how many images are in the training and in the test part, and how that was found out.
     """
     return {
         "command": shlex.join(command),
@@ -65,6 +67,7 @@ def make_manifest(
         "strategy": dict(strategy or {}),
         "notices": list(notices),
         "skipped": {part: list(files) for part, files in (skipped or {}).items()},
+        "shared_images": dict(shared_images or {}),
         "device": device,
         "determinism": determinism(device),
         "source": git_state(Path(cl_prompts.__file__).resolve().parents[1]),
@@ -75,15 +78,30 @@ def make_manifest(
     }
 
 
-def determinism(device: str) -> str:
-    """What is the same again when this run is repeated with the same configuration, in one sentence."""
-    always = "stream, initial weights, augmentation and replay draws follow from the seeds on any machine"
-    if device == "cpu":
-        return (
-            f"{always}; with the same package versions, processor type and number of threads, weights and metrics are "
-            "bit-identical"
-        )
-    return f"{always}; weights and metrics agree up to rounding, since GPU kernels may add in another order each time"
+def determinism(device: str) -> dict[str, Any]:
+    """What is the same again when this run is repeated with the same configuration, and what may differ.
+
+    Args:
+        device: the torch device the run computes on.
+    """
+    torch = sys.modules.get("torch")
+    strict = bool(torch and torch.are_deterministic_algorithms_enabled())
+    exact = device == "cpu" or strict
+    bits = "weights, metrics and curves, bit for bit" if exact else "weights, metrics and curves, up to rounding"
+    free = "number of workers, evaluations, logging, progress display, interruptions that the run went on after"
+    return {
+        "everywhere": "stream, initial weights, augmentation and replay draws: they follow from the seeds",
+        "on_equal_machines": f"{bits}, whatever the {free}",
+        "equal_machines": {
+            "device": device,
+            "processor": _processor(),
+            "threads": torch.get_num_threads() if torch else None,
+            "deterministic_algorithms": strict,
+            "packages": "as in versions",
+        },
+        "not_guaranteed": "times and memory; bits on another processor or GPU, with other threads or package versions"
+        + ("" if exact else "; bits on a GPU, whose kernels may add in another order each time"),
+    }
 
 
 def versions() -> dict[str, str | None]:

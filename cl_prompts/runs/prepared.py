@@ -16,6 +16,7 @@ from cl_prompts.runs.build import Data, Learner, build_data, build_learner, buil
 from cl_prompts.runs.manifest import make_manifest
 from cl_prompts.runs.schema import RunConfig
 from cl_prompts.runs.seeds import Seeds
+from scenarios.duplicates import SharedImages, shared_images
 from scenarios.plan import StreamPlanWarning
 
 
@@ -28,12 +29,14 @@ class Prepared:
         learner: strategy, benchmark and evaluation.
         device: where it computes.
         notices: sentences that a reader of the results should know, beside the warnings of the stream.
+        shared: images that are in the training and in the test part.
     """
 
     data: Data
     learner: Learner
     device: torch.device
     notices: list[str]
+    shared: SharedImages
 
 
 def prepare(config: RunConfig, device: torch.device) -> Prepared:
@@ -47,9 +50,9 @@ def prepare(config: RunConfig, device: torch.device) -> Prepared:
         data = build_data(config, None if config.progress == "none" else reading_progress())
         untested = check_test_classes(data)
         learner = build_learner(config, data, device, backbone)
-    model = learner.strategy.model
-    notes = (backbone.notice, *model.notices(), *untested, *data.train.notes, *data.test.notes)
-    return Prepared(data, learner, device, [text for text in notes if text])
+    model, shared = learner.strategy.model, shared_images(data.train, data.test)
+    notes = (backbone.notice, *model.notices(), *untested, shared.notice, *data.train.notes, *data.test.notes)
+    return Prepared(data, learner, device, [text for text in notes if text], shared)
 
 
 def manifest_of(config: RunConfig, prepared: Prepared, started: datetime) -> dict[str, Any]:
@@ -70,4 +73,5 @@ def manifest_of(config: RunConfig, prepared: Prepared, started: datetime) -> dic
         strategy={"name": config.strategy_name, **learner.strategy.model.effective_settings()},
         notices=[*prepared.notices, *plan.warnings],
         skipped={"train": data.train.skipped, "test": data.test.skipped},
+        shared_images=prepared.shared.to_dict(),
     )

@@ -85,13 +85,14 @@ def file_datasets(
 
     def made(word: str) -> ImageDataset:
         part = parts[word]
-        pixels, reading_notes = _pixels(part, reader, advice, shifted(progress, before[word], total))
+        pixels, reading_notes, digests = _pixels(part, reader, advice, shifted(progress, before[word], total))
         return ImageDataset(
             pixels,
             part.targets,
             class_names,
             known=part.known,
             normalisation=normalisation,
+            file_digests=digests,
             identity={
                 **identity,
                 "part": word,
@@ -134,16 +135,16 @@ def _size(path: Path) -> int:
 
 def _pixels(
     part: LabelledFiles, reader: FileReader, advice: str, report: Progress | None
-) -> tuple[PixelSource, list[str]]:
-    """Pixels of a part, and what a reader of the results should know about them."""
+) -> tuple[PixelSource, list[str], list[str] | None]:
+    """Pixels of a part, what a reader of the results should know about them, and hashes of the files if known."""
     paths = [part.folder / name for name in part.names]
     if not reader.keeps:
-        return FilePixels(paths, reader.decoder, checked=False), []
+        return FilePixels(paths, reader.decoder, checked=False), [], None
     files = reader.read(paths, report)
     if files.skipped:
         count = f"; {len(files.skipped)} of {len(paths)} files cannot be used" if len(files.skipped) > 1 else ""
         raise DataError(f"{files.skipped[0]}{count}; {advice}")
-    return files.pixels, files.notes
+    return files.pixels, files.notes, files.digests
 
 
 def _digest(part: LabelledFiles, sizes: np.ndarray, class_names: Sequence[str]) -> str:

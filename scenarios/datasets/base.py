@@ -73,6 +73,11 @@ class ArrayPixels:
         """A copy of the chosen images, uint8 `(len(indices), 3, height, width)`."""
         return self._array[indices]
 
+    @property
+    def array(self) -> np.ndarray:
+        """All images, uint8 `(images, 3, height, width)`, not to be written to."""
+        return self._array
+
 
 class ImageDataset:
     """Labelled images of one size; labels are class ids 0..classes-1, everywhere and for good.
@@ -89,6 +94,7 @@ class ImageDataset:
         normalisation: the data set's own mean and standard deviation, or None where none are known.
         notes: things a reader of the results should know, one sentence each.
         skipped: files left out because they could not be read, as `path: reason`.
+        file_digests: sha256 of each image's file, where the files were read before the run; else None.
     """
 
     def __init__(
@@ -102,6 +108,7 @@ class ImageDataset:
         normalisation: Normalisation | None = None,
         notes: Sequence[str] = (),
         skipped: Sequence[str] = (),
+        file_digests: Sequence[str] | None = None,
     ) -> None:
         if len(targets) != pixels.shape[0]:
             raise ValueError(f"{pixels.shape[0]} images but {len(targets)} targets")
@@ -113,6 +120,7 @@ class ImageDataset:
         self.normalisation = normalisation
         self.notes = tuple(notes)
         self.skipped = tuple(skipped)
+        self.file_digests = None if file_digests is None else tuple(file_digests)
 
     @property
     def multi_label(self) -> bool:
@@ -128,6 +136,11 @@ class ImageDataset:
     def image_shape(self) -> tuple[int, int]:
         """Height and width in pixels that all images of the data set share."""
         return self._pixels.shape[2], self._pixels.shape[3]
+
+    @property
+    def array(self) -> np.ndarray | None:
+        """All images, uint8 `(images, 3, height, width)`, where they are in memory; not to be written to."""
+        return self._pixels.array if isinstance(self._pixels, ArrayPixels) else None
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -112,10 +112,6 @@ def load(
     if unreadable:
         _check_classes(listing, train.positions, test.positions, settings, kind="readable ")
     notes = [*listing.notes, *selection.notes]
-    known = set(train.files.digests)
-    shared = sum(digest in known for digest in test.files.digests)
-    if shared:
-        notes.append(f"{shared} test images are byte for byte training images, too")
     identity: dict[str, str | int] = {
         "name": "image_folder",
         "version": "1",
@@ -221,4 +217,5 @@ def _dataset(listing: Listing, part: _ReadPart, identity: dict[str, str | int], 
         identity={**identity, "sha256": digest.hexdigest()},
         notes=own_notes,
         skipped=part.files.skipped,
+        file_digests=part.files.digests,
     )

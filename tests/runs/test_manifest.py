@@ -73,8 +73,21 @@ def test_no_git_is_no_error(tmp_path, monkeypatch):
 
 
 def test_determinism_promises_less_on_a_gpu():
-    assert "bit-identical" in determinism("cpu")
-    assert "bit-identical" not in determinism("cuda:0")
+    assert "bit for bit" in determinism("cpu")["on_equal_machines"]
+    gpu = determinism("cuda:0")
+    assert "up to rounding" in gpu["on_equal_machines"]
+    assert "bits on a GPU" in gpu["not_guaranteed"]
+    assert gpu["equal_machines"]["device"] == "cuda:0"
+
+
+def test_determinism_names_what_has_to_be_equal(monkeypatch):
+    import torch
+
+    found = determinism("cpu")
+    assert found["equal_machines"]["threads"] == torch.get_num_threads()
+    assert "bits on a GPU" not in found["not_guaranteed"]
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert "bit for bit" in determinism("cuda:0")["on_equal_machines"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="not told by the system")

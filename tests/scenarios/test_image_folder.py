@@ -12,6 +12,7 @@ from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from scenarios.datasets import check_dataset, load_dataset, read_dataset_settings
 from scenarios.datasets._decoding import Decoder, UnreadableImage
+from scenarios.duplicates import shared_images
 from scenarios.errors import DataError
 
 Settings = read_dataset_settings("image_folder")
@@ -176,12 +177,15 @@ def test_train_per_class_reads_only_what_it_draws(tmp_path):
     assert "fewer than train_per_class=9" in train.notes[0]
 
 
-def test_test_images_that_are_training_images_are_noted(tmp_path):
+def test_test_images_that_are_training_images_are_counted_by_their_files(tmp_path):
     make_tree(tmp_path)
+    assert shared_images(*load(tmp_path)).notice is None
     save(tmp_path / "test" / "bee" / "copy.png", seed=0)
-    assert load(tmp_path)[0].notes == ("1 test images are byte for byte training images, too",)
+    assert shared_images(*load(tmp_path)).test_images == 1
     save(tmp_path / "test" / "bee" / "second copy.png", seed=0)
-    assert load(tmp_path)[0].notes == ("2 test images are byte for byte training images, too",)
+    for cache in ("ram", "mmap", "none"):
+        found = shared_images(*load(tmp_path, cache=cache, cache_folder=str(tmp_path / "cache")))
+        assert (found.compared, found.test_images) == ("files", 2)
 
 
 # Pixels
