@@ -26,9 +26,9 @@ class NotFiniteError(StrategyError):
         details: what was computed on, JSON-safe: samples of the batch, place in the stream, named losses.
     """
 
-    def __init__(self, message: str, details: Mapping[str, Any]) -> None:
+    def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
-        self.details = dict(details)
+        self.details = dict(details or {})
 
 
 class MetricError(UserError, ValueError):

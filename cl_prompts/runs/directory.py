@@ -9,6 +9,7 @@
 | `class_accuracy.csv` | accuracy of every class at each session end |
 | `class_average_precision.csv` | the same for several labels an image |
 | `summary.json` | status, metrics, time, memory |
+| `not_finite.json` | only where a loss or logits were no numbers: the samples of that batch, its losses |
 | `tensorboard/` | event files |
 | `predictions/` | of several labels an image: final logits, calibration, the trajectory they give |
 | `model.safetensors` | of a finished run: what was trained, without the backbone, for any reader of safetensors |
@@ -161,6 +162,12 @@ class RunDirectory:
         """Write what `export.exported` made to `model.safetensors`."""
         with atomic_file(self.path / "model.safetensors") as file:
             file.write(content)
+
+    def write_not_finite(self, details: Mapping[str, Any]) -> Path:
+        """Write what a loss or logits that are no numbers were computed on to `not_finite.json`; returns its path."""
+        path = self.path / "not_finite.json"
+        write_json(path, details)
+        return path
 
     def write_plan(self, plan: Plan) -> None:
         """Save the stream as `plan.npz` and `plan.json`."""

@@ -13,12 +13,13 @@ from typing import Any
 import avalanche  # noqa: F401 -- before Matplotlib: one line about a home folder that cannot be written is enough
 import torch
 
-from cl_prompts.errors import UserError
+from cl_prompts.errors import NotFiniteError, UserError
 from cl_prompts.evaluation import MultiLabelEvaluator
 from cl_prompts.logging import TensorBoardLog, TerminalProgress, print_header, print_summary
 from cl_prompts.logging.image_choice import pictured_images
 from cl_prompts.metrics.records import Point
 from cl_prompts.metrics.tables import Tables
+from cl_prompts.runs.backbone_guard import BackboneGuard
 from cl_prompts.runs.backbone_rows import backbone_rows
 from cl_prompts.runs.build import Data, Learner, check_device
 from cl_prompts.runs.checkpoints import CheckpointStore
@@ -27,6 +28,7 @@ from cl_prompts.runs.directory import RunDirectory, RunSummary, Status
 from cl_prompts.runs.export import exported
 from cl_prompts.runs.failures import INTERRUPTED, SUCCESS, TERMINATED, failure_text
 from cl_prompts.runs.manifest import peak_memory_bytes
+from cl_prompts.runs.memory_advice import memory_error
 from cl_prompts.runs.predictions import write_predictions
 from cl_prompts.runs.prepared import manifest_of, prepare
 from cl_prompts.runs.saving import Saving, alone_in, content_of, resumed, saved_points
@@ -81,10 +83,23 @@ def _execute(config: RunConfig, device: torch.device, record: _Record, started: 
             print_summary(record.summary("interrupted").to_dict(), record.directory.path, tables=record.tables)
             return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
         except Exception as error:
-            record.finish("failed", failure_text(error))
-            raise
+            known = _explained(error, config, record)
+            record.finish("failed", failure_text(known))
+            if known is error:
+                raise
+            raise known from error
     print_summary(record.summary("finished").to_dict(), record.directory.path, tables=record.tables)
     return SUCCESS
+
+
+def _explained(error: Exception, config: RunConfig, record: _Record) -> Exception:
+    """An error with what this run knows about it."""
+    if isinstance(error, NotFiniteError):
+        with suppress(UserError):
+            place = record.directory.write_not_finite(error.details)
+            return NotFiniteError(f"{error}; all samples of the batch are in {place}", error.details)
+    backbone = None if record.learner is None else record.learner.backbone
+    return memory_error(error, config, backbone) or error
 
 
 class _Record:
@@ -207,8 +222,11 @@ def _run(config: RunConfig, device: torch.device, record: _Record, started: date
         saving = Saving(store, config, prepared, request, record.seconds)
         strategy.batch_listeners.append(saving)
         saving.start(strategy.samples_seen)
+        guard = BackboneGuard(learner.backbone)
         for experience in left:
             strategy.train(experience, num_workers=config.num_workers)
+            guard.look()
+        guard.compare()
         request.waits = False
         saving.save(strategy)
         # Inside the block: a curve that cannot be closed is a failed run, not a finished one.

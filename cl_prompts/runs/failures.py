@@ -84,5 +84,47 @@ def _full_disk(error: Exception) -> str | None:
     return f"no space left on the disk{f' for {error.filename}' if error.filename else ''}; free some and start again"
 
 
-_KNOWN: tuple[Callable[[Exception], str | None], ...] = (_torchvision_mismatch, _avalanche_home, _full_disk)
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of a GPU or of the machine, here or in a worker; needs no torch."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+        or (isinstance(error, RuntimeError) and any(words in text for words in _MEMORY_WORDS))
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    )
+
+
+_MEMORY_WORDS = ("DefaultCPUAllocator", "CUDA out of memory", "Caught MemoryError", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def _out_of_memory(error: Exception) -> str | None:
+    if not is_out_of_memory(error):
+        return None
+    return (
+        "out of memory; halve protocol.stream_batch or protocol.eval_batch, set protocol.precision=bf16, or take a "
+        "smaller backbone"
+    )
+
+
+def _lost_worker(error: Exception) -> str | None:
+    """torch's words for a worker process of a loader that is gone."""
+    text = str(error)
+    if not isinstance(error, RuntimeError) or not text.startswith("DataLoader worker"):
+        return None
+    if "Bus error" in text or "shared memory" in text:
+        return "a process that reads images ran out of shared memory (/dev/shm); make it larger, or set num_workers=0"
+    return (
+        "a process that reads images was ended by the system, most likely because memory ran out; set num_workers "
+        "lower (0: none), or dataset.cache=mmap where the data set has it"
+    )
+
+
+_KNOWN: tuple[Callable[[Exception], str | None], ...] = (
+    _torchvision_mismatch,
+    _avalanche_home,
+    _full_disk,
+    _out_of_memory,
+    _lost_worker,
+)
 """Errors of others that users can put right: error -> the line about it, None where it is another one."""
