@@ -243,7 +243,7 @@ def test_ctrl_c_in_a_terminal_ends_with_what_was_measured_and_a_visible_cursor(f
     run = Finished(130, only_folder(folder / "runs"))
     assert (run.summary["status"], run.summary["error"]) == ("interrupted", None)
     # The accuracy of the classes is measured at session ends, which need not have come.
-    assert run.files | {"class_accuracy.csv"} == FILES | {"tensorboard"}
+    assert run.files | {"class_accuracy.csv", "model.safetensors"} == FILES | {"tensorboard"}
     assert 10 <= run.summary["samples_seen"] < 1600
     measured = run.summary["metrics"]
     assert len(run.curves) == measured["anytime_points"] + measured["sessions_measured"] >= 1
