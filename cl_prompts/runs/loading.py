@@ -113,6 +113,10 @@ class LoadedRun:
         self.multi_label = config.scenario.multi_label
         self._transform = EvalTransform(**dict(content.input))
 
+    def __repr__(self) -> str:
+        seen = f"{int(self.exposed.sum())} of {len(self.class_names)} classes"
+        return f"LoadedRun({self.folder}: {self.config.strategy_name}, {self.samples_seen:,} samples, {seen})"
+
     @property
     def exposed(self) -> Tensor:
         """Classes seen in the stream so far, bool `(classes,)`; no other is ever predicted."""

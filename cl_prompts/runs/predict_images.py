@@ -45,7 +45,8 @@ def predict_images(settings: PredictSettings) -> int:
         if report is not None:
             report(len(rows) + len(skipped), len(images))
     if skipped:
-        print_header({}, warnings=[f"{len(skipped)} of {len(images)} images were left out: {skipped[0]}, ..."])
+        more = f" (and {len(skipped) - 1} others)" if len(skipped) > 1 else ""
+        print_header({}, warnings=[f"{len(skipped)} of {len(images)} images left out: {skipped[0]}{more}"])
     text = csv_text(table.header, rows)
     if settings.predictions is None:
         print(text, end="")

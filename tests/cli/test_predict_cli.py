@@ -96,7 +96,7 @@ def test_a_file_is_written_whole_or_not_at_all(predict, runs, images, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["a table.csv"]
     code, _, errors = predict(*words, "skip_unreadable=true")
     assert code == 0
-    assert "1 of 2 images were left out" in errors
+    assert "1 of 2 images left out" in errors
     assert table.read_text(encoding="utf-8").splitlines()[1].startswith(f"{damaged / 'a.png'},")
 
 

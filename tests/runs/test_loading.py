@@ -95,6 +95,7 @@ class TestPredictions:
         assert found.probabilities.dtype == np.float32
         assert found.probabilities.sum(1) == pytest.approx(np.ones(len(held_out)), abs=1e-6)
         assert run.samples_seen == summary["samples_seen"] == 18
+        assert repr(run).endswith("run: mvp, 18 samples, 3 of 3 classes)")
         assert run.class_names == ("cat", "dog", "owl é")
         assert (run.multi_label, run.exposed.tolist()) == (False, [True] * 3)
 
