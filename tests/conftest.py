@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from timm.models import VisionTransformer
 
 from cl_prompts.backbones import FrozenViT
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two workers on two cores: threads of their own would only wait for one another. Subprocesses read the variable.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 
 def tiny_vit(width: int = 24, depth: int = 6, heads: int = 3, seed: int = 0) -> FrozenViT:

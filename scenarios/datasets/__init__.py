@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from scenarios.datasets._checks import CheckedPart, check_parts
+from scenarios.datasets._official import data_root
 from scenarios.datasets.base import DatasetSettings, ImageDataset, Normalisation, Progress, require_settings
 from scenarios.errors import DataError
 from scenarios.pins import Pins
@@ -26,6 +27,7 @@ __all__ = [
     "dataset_names",
     "known_num_classes",
     "load_dataset",
+    "provide_dataset",
     "read_dataset_settings",
 ]
 
@@ -63,6 +65,23 @@ def check_dataset(name: str, settings: DatasetSettings | None = None) -> None:
     check = getattr(module, "check", None)
     if check is not None:
         check(settings)
+
+
+def provide_dataset(name: str, settings: DatasetSettings | None = None) -> None:
+    """Fetch and unpack the official files that loading would miss; nothing is opened where they are all there.
+
+    Without heavy imports, so that a run without network says so in seconds.
+
+    Args:
+        name: a name of `dataset_names()`.
+        settings: settings of that data set; None takes its defaults.
+
+    Raises:
+        DataError: unknown name; not there and not allowed or not possible to download, damaged, no space.
+    """
+    module, settings = _resolve(name, settings)
+    for record in module.official(settings) if hasattr(module, "official") else ():
+        record.provide(data_root(settings.root), download=settings.download)  # type: ignore[attr-defined]
 
 
 def check_data(

@@ -24,7 +24,7 @@ import cl_prompts.metrics as metrics
 from cl_prompts.errors import MetricError
 
 MODULES = [module.name for module in pkgutil.iter_modules(metrics.__path__)]
-WITHOUT_EXAMPLES = {"records", "summary", "multi_label_summary", "stream_points", "tables"}
+WITHOUT_EXAMPLES = {"records", "record_state", "summary", "multi_label_summary", "stream_points", "tables"}
 fractions01 = st.floats(0, 1)
 maybe_missing = st.one_of(fractions01, st.just(math.nan))
 
