@@ -25,7 +25,7 @@ LABELS = np.array([3, 0, 9, 3], dtype=np.uint8)
 
 
 def idx(values):
-    return gzip.compress(struct.pack(f">4B{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + values.tobytes())
+    return gzip.compress(struct.pack(f">4B{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + values.tobytes(), mtime=0)
 
 
 def put(root, record, contents):
@@ -160,10 +160,10 @@ def test_check_data_reads_all_five(root):
     [
         b"<html>",
         idx(GREY)[:-9],
-        gzip.compress(b""),
+        gzip.compress(b"", mtime=0),
         idx(LABELS),
-        gzip.compress(gzip.decompress(idx(GREY))[:-1]),
-        gzip.compress(gzip.decompress(idx(GREY)) + b"\0"),
+        gzip.compress(gzip.decompress(idx(GREY))[:-1], mtime=0),
+        gzip.compress(gzip.decompress(idx(GREY)) + b"\0", mtime=0),
         idx(np.zeros((9, 200, 200), dtype=np.uint8)),
     ],
 )
