@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -70,6 +71,9 @@ class Evaluator:
 
         Returns:
             Zero counts and a NaN loss if no class is exposed.
+
+        Raises:
+            MetricError: logits that are NaN or infinite.
         """
         device = exposed.device if self.device is None else self.device
         chosen = torch.nonzero(exposed.cpu()[self.targets]).flatten()
@@ -83,6 +87,11 @@ class Evaluator:
                 confusion.index_add_(0, targets * self.num_classes + logits.argmax(-1), torch.ones_like(targets))
                 loss += nn.functional.cross_entropy(logits, targets, reduction="sum").double()
         mean = float(loss) / len(chosen) if len(chosen) else float("nan")
+        if len(chosen) and not math.isfinite(mean):
+            raise MetricError(
+                f"the logits of some of {len(chosen)} test images are not finite, so an accuracy means nothing; lower "
+                "protocol.lr, or use protocol.precision=fp32"
+            )
         return EvaluationResult(confusion.view(self.num_classes, -1).cpu().numpy(), mean)
 
     def point(self, result: EvaluationResult, **place: Any) -> EvaluationPoint:
@@ -108,5 +117,6 @@ def _single_labels(dataset: Any, num_classes: int) -> Tensor:
         )
     outside = labels[(labels < 0) | (labels >= num_classes)]
     if len(outside):
-        raise MetricError(f"test label {int(outside[0])} is outside 0..{num_classes - 1}")
+        row = int(((labels < 0) | (labels >= num_classes)).nonzero()[0])
+        raise MetricError(f"test label {int(outside[0])} is outside 0..{num_classes - 1} (test image {row})")
     return labels.to(torch.int64)

@@ -26,7 +26,7 @@ from cl_prompts.runs.checkpoints import CheckpointStore
 from cl_prompts.runs.continuing import same_runs, saved_status
 from cl_prompts.runs.directory import RunDirectory, RunSummary, Status
 from cl_prompts.runs.export import exported
-from cl_prompts.runs.failures import INTERRUPTED, SUCCESS, TERMINATED, failure_text
+from cl_prompts.runs.failures import INTERRUPTED, SUCCESS, TERMINATED, failure_text, no_news_of_workers
 from cl_prompts.runs.manifest import peak_memory_bytes
 from cl_prompts.runs.memory_advice import memory_error
 from cl_prompts.runs.predictions import write_predictions
@@ -83,8 +83,9 @@ def _execute(config: RunConfig, device: torch.device, record: _Record, started: 
             print_summary(record.summary("interrupted").to_dict(), record.directory.path, tables=record.tables)
             return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
         except Exception as error:
-            known = _explained(error, config, record)
-            record.finish("failed", failure_text(known))
+            with no_news_of_workers():
+                known = _explained(error, config, record)
+                record.finish("failed", failure_text(known))
             if known is error:
                 raise
             raise known from error
@@ -155,6 +156,8 @@ class _Record:
 
     def finish(self, status: Status, error: str | None = None) -> None:
         """Write the last state of a run that did not finish; what ended it is the error to report, not this."""
+        if not self.directory.path.is_dir():
+            return
         with suppress(UserError):
             # An interrupt may have come between a measurement and its row.
             self._write_curves()

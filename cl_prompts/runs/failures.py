@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cl_prompts.errors import UserError
@@ -30,6 +33,24 @@ def report_failure(error: Exception, *, debug: bool) -> int:
         line = line.removesuffix(_ADVICE)
     print_error(line)
     return FAILURE
+
+
+@contextmanager
+def no_news_of_workers() -> Iterator[None]:
+    """Let nothing be raised here about processes that end.
+
+    torch raises the death of a loader's worker from inside a signal, anywhere: in the middle of the file that says why
+    the run failed, too.
+    """
+    kind = getattr(signal, "SIGCHLD", None)
+    if kind is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(kind, lambda *arguments: None)
+    try:
+        yield
+    finally:
+        signal.signal(kind, before)
 
 
 def failure_text(error: Exception) -> str:
@@ -110,7 +131,8 @@ def _out_of_memory(error: Exception) -> str | None:
 def _lost_worker(error: Exception) -> str | None:
     """torch's words for a worker process of a loader that is gone."""
     text = str(error)
-    if not isinstance(error, RuntimeError) or not text.startswith("DataLoader worker"):
+    told = isinstance(error, RuntimeError) and text.startswith("DataLoader worker")
+    if not told and not _fetching_from_a_worker(error):
         return None
     if "Bus error" in text or "shared memory" in text:
         return "a process that reads images ran out of shared memory (/dev/shm); make it larger, or set num_workers=0"
@@ -118,6 +140,14 @@ def _lost_worker(error: Exception) -> str | None:
         "a process that reads images was ended by the system, most likely because memory ran out; set num_workers "
         "lower (0: none), or dataset.cache=mmap where the data set has it"
     )
+
+
+def _fetching_from_a_worker(error: Exception) -> bool:
+    """Whether a connection to another process broke while a loader fetched a batch: sooner than torch noticed."""
+    if not isinstance(error, ConnectionError | EOFError | FileNotFoundError):
+        return False
+    files = {Path(frame.filename).name for frame in traceback.extract_tb(error.__traceback__)}
+    return "dataloader.py" in files and not files.isdisjoint({"connection.py", "resource_sharer.py"})
 
 
 _KNOWN: tuple[Callable[[Exception], str | None], ...] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
@@ -63,6 +64,12 @@ def overwrite_text(path: Path, text: str) -> None:
 def cannot_write(path: Path, error: OSError, key: str = "output=/path") -> UserError:
     """The one line for any file or folder that cannot be written; `key` is the setting that moves it elsewhere."""
     reason = error.strerror or str(error) or type(error).__name__
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        # Folders are made before anything is written into them.
+        return UserError(
+            f"cannot write {path} ({reason}); the folder was removed or replaced: start again, or choose another place "
+            f"with {key}"
+        )
     return UserError(
         f"cannot write {path} ({reason}); free space or fix the permissions there, or choose another place with {key}"
     )

@@ -38,7 +38,7 @@ from cl_prompts.strategies.declaration import StrategySettings
 from cl_prompts.strategies.images import EvalTransform, ImagePreparation, TrainTransform
 from cl_prompts.strategies.method import Method, TrainingOutputs
 from cl_prompts.strategies.optimization import OPTIMIZER_SCOPES, SCHEDULES, MakeOptimizer, Optimization
-from cl_prompts.strategies.passes import EpochOrder, Place
+from cl_prompts.strategies.passes import EpochOrder, Place, batches_of
 from cl_prompts.strategies.state import prepare_plugins, restore_strategy, strategy_state
 from cl_prompts.strategies.watch import TrainingWatch, Update
 
@@ -223,35 +223,36 @@ class ContinualStrategy(SupervisedTemplate):
         self._order.skip(place.position)
         # Of the pass alone, so that a resumed one gives the workers of a loader the same seeds.
         self._loader_generator.manual_seed((self._loader_seed + place.order_epoch) % 2**63)
-        for batch in self.dataloader:
-            if self._stop_training:
-                break
-            self.mbatch = batch
-            self.stream_size = len(batch[1])
-            stream_ids = sample_ids[place.position : place.position + self.stream_size]
-            # Where the loader left them: on a GPU a look at labels would wait for it.
-            check_labels_of_batch(batch[1], self.num_classes, stream_ids)
-            self._unpack_minibatch()
-            stream = list(self.mbatch)
-            self.classes.observe(stream[1])
-            self.model.observe(self.classes.exposed)
-            self._fixed_query = None
-            self.mb_sample_ids = stream_ids
-            self._before_training_iteration(**kwargs)
-            due = self._updates_due()
-            for number in range(due):
-                self.mbatch, self.mb_sample_ids = list(stream), stream_ids
-                self._pass_number = number
-                self._update(**kwargs)
-            self._carry += self.updates_per_batch - due if self.needs.gradient else 0
-            self.samples_seen += self.stream_size
-            place.position += self.stream_size
-            self.preparation.presented.add(stream_ids)
-            if due == 0:
-                self._predict_without_update()
-            self._after_training_iteration(**kwargs)
-            for listener in self.batch_listeners:
-                listener(self)
+        with batches_of(self.dataloader) as batches:
+            for batch in batches:
+                if self._stop_training:
+                    break
+                self.mbatch = batch
+                self.stream_size = len(batch[1])
+                stream_ids = sample_ids[place.position : place.position + self.stream_size]
+                # Where the loader left them: on a GPU a look at labels would wait for it.
+                check_labels_of_batch(batch[1], self.num_classes, stream_ids)
+                self._unpack_minibatch()
+                stream = list(self.mbatch)
+                self.classes.observe(stream[1])
+                self.model.observe(self.classes.exposed)
+                self._fixed_query = None
+                self.mb_sample_ids = stream_ids
+                self._before_training_iteration(**kwargs)
+                due = self._updates_due()
+                for number in range(due):
+                    self.mbatch, self.mb_sample_ids = list(stream), stream_ids
+                    self._pass_number = number
+                    self._update(**kwargs)
+                self._carry += self.updates_per_batch - due if self.needs.gradient else 0
+                self.samples_seen += self.stream_size
+                place.position += self.stream_size
+                self.preparation.presented.add(stream_ids)
+                if due == 0:
+                    self._predict_without_update()
+                self._after_training_iteration(**kwargs)
+                for listener in self.batch_listeners:
+                    listener(self)
         self.stop_if_not_finite()
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,6 +48,22 @@ class EpochOrder(Sampler[int]):
 
     def __len__(self) -> int:
         return len(self.positions) - self._skipped
+
+
+@contextmanager
+def batches_of(loader: Iterable[Any]) -> Iterator[Iterator[Any]]:
+    """The batches of a loader, whose worker processes have ended afterwards, whatever ended the pass.
+
+    torch ends them when the iterator is collected, which an error keeps alive; until then the death of one of them is
+    raised anywhere, in another run of this process, too.
+    """
+    batches = iter(loader)
+    try:
+        yield batches
+    finally:
+        # Whatever the workers died of, it is not the first error.
+        with suppress(RuntimeError):
+            getattr(batches, "_shutdown_workers", lambda: None)()
 
 
 class PresentationCount:

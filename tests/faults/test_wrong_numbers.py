@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from toys import CLASSES, assert_same, labels, learned, make_strategy, stream_of, train
+from toys import CLASSES, Pictures, assert_same, labels, learned, make_strategy, normalise, stream_of, train
 
-from cl_prompts.errors import NotFiniteError, StrategyError
+from cl_prompts.errors import MetricError, NotFiniteError, StrategyError
+from cl_prompts.evaluation import Evaluator
 from cl_prompts.labels import check_labels_of_batch
 from cl_prompts.masks import ClassTracker
 from cl_prompts.plugins import Reservoir
@@ -107,6 +108,20 @@ def test_weights_that_overflow_are_never_evaluated_or_saved(short_backbone):
     strategy.batch_listeners.append(lambda strategy: strategy.stop_if_not_finite())
     with pytest.raises(NotFiniteError, match="the weights are not finite after 0 samples and 0 updates"):
         train(strategy, stream_of([labels(8, range(CLASSES))]))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_logits_that_are_no_numbers_have_no_accuracy(value):
+    class Model(torch.nn.Module):
+        def forward(self, images):
+            return torch.zeros(len(images), 3).index_fill(1, torch.tensor([0]), value)
+
+    test = Pictures([0, 1, 1])
+    evaluator = Evaluator(test, num_classes=3, transform=normalise)
+    with pytest.raises(MetricError, match=r"\Athe logits of some of 3 test images are not finite, [^\n]*\Z"):
+        evaluator(Model(), torch.tensor([True, True, False]))
+    with pytest.raises(MetricError, match=r"test label 7 is outside 0\.\.2 \(test image 1\)"):
+        Evaluator(Pictures([0, 7]), num_classes=3, transform=normalise)
 
 
 # --- labels ---------------------------------------------------------------------------------------------------------
