@@ -456,7 +456,11 @@ def test_possible_combinations_pass(changes):
 )
 def test_blocks_beyond_the_backbone_are_refused_if_its_depth_is_known(strategy, key):
     assert set(problems({"strategy": strategy})) == {key}
-    unknown = {"backbone.depth": None, "backbone.timm_name": "vit_base_patch16_224.mae"}
+    unknown = {
+        "backbone.depth": None,
+        "backbone.timm_name": "vit_base_patch16_224.mae",
+        "backbone.checkpoint": "untrained",
+    }
     assert problems({"strategy": strategy} | unknown) == {}
 
 

@@ -25,7 +25,9 @@ LABELS = np.array([3, 0, 9, 3], dtype=np.uint8)
 
 
 def idx(values):
-    return gzip.compress(struct.pack(f">4B{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + values.tobytes(), mtime=0)
+    return gzip.compress(
+        struct.pack(f">4B{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + values.tobytes(), mtime=0
+    )
 
 
 def put(root, record, contents):
