@@ -10,7 +10,6 @@ from timm.models import VisionTransformer
 
 from cl_prompts.backbones import FrozenViT
 
-
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Two workers on two cores: threads of their own would only wait for one another. Subprocesses read the variable.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
