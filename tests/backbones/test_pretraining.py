@@ -14,13 +14,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from cl_prompts.backbones import build_backbone
+from cl_prompts.backbones.checkpoints import file_sha256
 from cl_prompts.backbones.pretrain.__main__ import main
 from cl_prompts.backbones.pretrain.loop import Pretraining
 from cl_prompts.backbones.pretrain.settings import PretrainSettings, help_text, read_words
 from cl_prompts.backbones.pretrain.student import Student, average_weight, learning_rate, parameter_groups
 from cl_prompts.backbones.pretrain.teacher import teacher_targets
 from cl_prompts.backbones.pretrain.views import cut, draw_crops, order_of
-from cl_prompts.backbones.settings import BackboneSettings
+from cl_prompts.backbones.settings import BackboneSettings, bundled_weights
 from cl_prompts.errors import BackboneError
 
 SMALL = [
@@ -329,3 +330,13 @@ class TestCommand:
         error = capsys.readouterr().err
         assert len(error.splitlines()) == 1
         assert "vit_none.tag" in error
+
+
+def test_the_card_of_the_bundled_weights_names_the_file_that_ships():
+    weights_folder = bundled_weights("vit_nano").parent
+    card = (weights_folder / "vit_nano.md").read_text(encoding="utf-8")
+    file = weights_folder / "vit_nano.safetensors"
+    assert file_sha256(file) in card
+    assert f"{file.stat().st_size:,} bytes" in card
+    assert file.stat().st_size <= 6_000_000
+    assert sum(value.numel() for value in load_file(file).values()) == 2_691_648
