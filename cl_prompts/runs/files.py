@@ -7,13 +7,13 @@ import errno
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from cl_prompts.errors import UserError
+from scenarios._atomic_files import atomic_file as whole_file
 
 
 @contextmanager
@@ -29,19 +29,11 @@ def atomic_file(path: Path, key: str = "output=/path") -> Iterator[IO[bytes]]:
     Raises:
         UserError: the file cannot be written: no space, no permission, no such folder.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with whole_file(path) as file:
             yield file
-            file.flush()
-            # Without this a crash of the machine may leave the new name with no content.
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         raise cannot_write(path, error, key) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def overwrite_text(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -285,7 +286,7 @@ def test_a_state_that_cannot_be_saved_leaves_the_one_before(lost, one_thread, tm
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
         else:
             for name in ("curves.csv", "summary.json"):
-                os.symlink("/dev/full", folder / f".{name}.{os.getpid()}.tmp")
+                os.symlink("/dev/full", folder / f".{name}.{os.getpid()}-{threading.get_ident()}.tmp")
 
     after(20, lose)
     try:
