@@ -12,24 +12,6 @@ sys.path.append(str(Path(__file__).parents[1] / "metrics"))
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Bits depend on the number of threads; a test that compares them fixes it."""
-    from tiny_runs import threads
-
-    with threads(1):
-        yield
-
-
-@pytest.fixture
-def run_tiny(one_thread, tmp_path) -> Iterator[Callable]:
-    """A function that executes a tiny run in this process: `run_tiny(strategy, *words)` -> `Finished`."""
-    from tiny_runs import runner, tiny_words
-
-    with runner(tmp_path, tiny_words) as run:
-        yield run
-
-
-@pytest.fixture
 def run_several(one_thread, tmp_path) -> Iterator[Callable]:
     """The same with several labels an image: `run_several(scenario, strategy, *words)` -> `Finished`."""
     from tiny_runs import runner, several_words
