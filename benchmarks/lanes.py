@@ -43,6 +43,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cl_prompts.backbones import FrozenViT
+from cl_prompts.strategies import TrainingBatch
 from cl_prompts.strategies.multi_lane import FORMS, MultiLaneMethod, MultiLaneSettings
 
 BATCHES = {"vit_tiny_patch16_224": 8, "vit_base_patch16_224": 4}
@@ -93,7 +94,9 @@ class Bench:
 
         def step() -> None:
             optimizer.zero_grad()
-            torch.stack(list(method.training_outputs(self.images, targets, allowed).losses.values())).sum().backward()
+            torch.stack(
+                list(method.training_outputs(TrainingBatch(self.images, targets, allowed)).losses.values())
+            ).sum().backward()
             optimizer.step()
 
         return step

@@ -23,20 +23,25 @@ class Reservoir(SupervisedPlugin):
 
     Replay never contains the current batch: the memory is updated after its last update. Each update draws afresh.
 
+    What a method gives in `TrainingOutputs.remember` is kept beside its sample as it was then, and returned with it.
+
     Args:
         size: samples kept.
         batch_size: samples appended to a batch, fewer while the memory holds fewer.
         seed: of the memory's own generator.
         rule: `exact` (algorithm R) or `released` (with the published slip in the batch that fills the memory).
+        draws: independent draws of `batch_size` samples for each update, appended one after the other.
 
     Raises:
         StrategyError: a strategy that shuffles its stream; pass `shuffle=False` to its `train`.
     """
 
-    def __init__(self, size: int, batch_size: int, *, seed: int = 0, rule: str = "exact") -> None:
+    def __init__(self, size: int, batch_size: int, *, seed: int = 0, rule: str = "exact", draws: int = 1) -> None:
         super().__init__()
         self.sampler = ReservoirSampler(size, seed, rule)
         self.batch_size = batch_size
+        self.draws = draws
+        self._remembered: dict[str, dict[int, torch.Tensor]] = {}  # name -> sample number -> what was kept
         self._position = StreamPosition()
         self._datasets: list[Any] = []
         self._starts: list[int] = []  # sample number at which each of them begins
@@ -50,12 +55,25 @@ class Reservoir(SupervisedPlugin):
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` restores."""
-        return {"sampler": self.sampler.state_dict(), "position": self._position.state_dict()}
+        remembered = {
+            name: {"numbers": list(rows), "rows": torch.stack(list(rows.values()))}
+            for name, rows in self._remembered.items()
+            if rows
+        }
+        return {
+            "sampler": self.sampler.state_dict(),
+            "position": self._position.state_dict(),
+            "remembered": remembered,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where the state was taken; earlier experiences are told by `skip_experience`."""
         self.sampler.load_state_dict(state["sampler"])
         self._position.load_state_dict(state["position"])
+        self._remembered = {
+            name: dict(zip(kept["numbers"], kept["rows"].unbind(), strict=True))
+            for name, kept in state["remembered"].items()
+        }
 
     def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Note where the samples of this experience lie."""
@@ -78,7 +96,7 @@ class Reservoir(SupervisedPlugin):
 
     def before_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Append a fresh draw of the memory to the batch of this update."""
-        numbers = self.draw(self.batch_size)
+        numbers = [number for _ in range(self.draws) for number in self.draw(self.batch_size)]
         if not numbers:
             return
         items = [self._place(number) for number in numbers]
@@ -90,15 +108,28 @@ class Reservoir(SupervisedPlugin):
         if hasattr(strategy, "mb_sample_ids"):
             ids = torch.tensor([self._sample_id(number) for number in numbers])
             strategy.mb_sample_ids = torch.cat([strategy.mb_sample_ids, ids])
+            strategy.mb_remembered = {name: self._rows(kept, numbers) for name, kept in self._remembered.items()}
 
     def after_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Offer the stream samples of this batch to the memory."""
-        self.sampler.update(self._next_numbers(self._position.rows))
+        numbers = self._next_numbers(self._position.rows)
+        self.sampler.update(numbers)
+        kept = set(self.sampler.slots)
+        for name, rows in getattr(strategy, "mb_to_remember", {}).items():
+            older = self._remembered.get(name, {})
+            # Copies: a view would keep the whole batch alive.
+            fresh = {number: row.clone() for number, row in zip(numbers, rows, strict=True) if number in kept}
+            self._remembered[name] = {number: row for number, row in older.items() if number in kept} | fresh
         self._position.end_batch()
 
     def draw(self, count: int) -> list[int]:
         """Numbers (positions in the whole stream) of the samples to replay in this update."""
         return self.sampler.draw(count)
+
+    def _rows(self, kept: Mapping[int, torch.Tensor], numbers: list[int]) -> torch.Tensor:
+        """What was kept of these samples, NaN where nothing was: their batch had no update."""
+        missing = torch.full_like(next(iter(kept.values())), float("nan"))
+        return torch.stack([kept.get(number, missing) for number in numbers])
 
     def _next_numbers(self, rows: int) -> list[int]:
         return list(range(self._position.samples_seen, self._position.samples_seen + rows))

@@ -151,7 +151,7 @@ def _check_saved_plan(config: RunConfig, plan: Plan) -> None:
     """What the check of the configuration knows of streams made here, it cannot know of saved ones."""
     users = {
         "protocol.train_mask=task": config.protocol.train_mask == "task",
-        f"strategy={config.strategy_name}": config.strategy.needs.task_ids,
+        f"strategy={config.strategy_name}": config.strategy.declared_needs().task_ids,
     }
     needing = [user for user, needs_tasks in users.items() if needs_tasks]
     if needing and np.any((plan.counts > 0).sum(axis=0) > 1):
@@ -215,7 +215,15 @@ def build_strategy(
         crop=eval_transform.crop,
     )
     memory = (
-        [Reservoir(protocol.memory_size, protocol.replay_batch, seed=seeds.replay, rule=protocol.reservoir)]
+        [
+            Reservoir(
+                protocol.memory_size,
+                protocol.replay_batch,
+                seed=seeds.replay,
+                rule=protocol.reservoir,
+                draws=config.strategy.declared_needs().replay_draws,
+            )
+        ]
         if protocol.memory_size
         else []
     )
@@ -233,6 +241,7 @@ def build_strategy(
         optimizer=OPTIMIZERS[protocol.optimizer](protocol),
         optimizer_scope=protocol.optimizer_scope,
         lr_schedule=protocol.lr_schedule,
+        clip_norm=protocol.clip_norm,
         epochs=protocol.epochs,
         shuffle_seed=seeds.order if protocol.shuffle else None,
         precision=protocol.precision,

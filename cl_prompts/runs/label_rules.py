@@ -14,7 +14,7 @@ from scenarios.mlcil import check_task_division, multi_label_plan
 
 def labels_suit_method(config: RunConfig) -> Iterator[Problem]:
     """Images with several labels need a method that can learn from them."""
-    if _has_several(config) and not config.strategy.needs.multi_label:
+    if _has_several(config) and not config.strategy.declared_needs().multi_label:
         yield Problem(
             "strategy",
             f"strategy={config.strategy_name}: learns one label an image, dataset={config.dataset_name} has several; "
@@ -115,7 +115,7 @@ def sessions_can_be_deferred(config: RunConfig) -> Iterator[Problem]:
             f"only session ends can be measured later; set protocol.eval_every=0 (it is {config.protocol.eval_every}), "
             "or use live",
         )
-    elif config.protocol.session_evaluation == "deferred" and not config.strategy.needs.grows_by_parts:
+    elif config.protocol.session_evaluation == "deferred" and not config.strategy.declared_needs().grows_by_parts:
         yield problem_of(
             config,
             "protocol.session_evaluation",

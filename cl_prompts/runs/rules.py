@@ -57,7 +57,7 @@ def task_mask_needs_disjoint_classes(config: RunConfig) -> Iterator[Problem]:
 
 def required_boundaries_are_visible(config: RunConfig) -> Iterator[Problem]:
     """A method that needs boundaries cannot run on the merged view."""
-    if config.strategy.needs.boundaries == "required" and config.scenario.view == "merged":
+    if config.strategy.declared_needs().boundaries == "required" and config.scenario.view == "merged":
         yield Problem(
             "strategy",
             f"strategy={config.strategy_name}: needs session boundaries, which scenario.view=merged hides; "
@@ -67,7 +67,9 @@ def required_boundaries_are_visible(config: RunConfig) -> Iterator[Problem]:
 
 def required_task_ids_exist(config: RunConfig) -> Iterator[Problem]:
     """A method that needs task identities needs sessions whose classes are their own."""
-    if config.strategy.needs.task_ids and (config.scenario.view == "merged" or config.scenario.classes_return):
+    if config.strategy.declared_needs().task_ids and (
+        config.scenario.view == "merged" or config.scenario.classes_return
+    ):
         yield Problem(
             "strategy",
             f"strategy={config.strategy_name}: needs the task of each batch, which this stream does not have; "
@@ -77,7 +79,7 @@ def required_task_ids_exist(config: RunConfig) -> Iterator[Problem]:
 
 def memory_suits_method(config: RunConfig) -> Iterator[Problem]:
     """A memory only for methods that use one, and always for methods that cannot do without."""
-    size, replay = config.protocol.memory_size, config.strategy.needs.replay
+    size, replay = config.protocol.memory_size, config.strategy.declared_needs().replay
     if replay == "none" and size > 0:
         yield problem_of(
             config,

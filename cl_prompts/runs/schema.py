@@ -156,6 +156,7 @@ class ProtocolSettings(Settings):
     )
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="weight decay")
     momentum: float = Field(0.0, ge=0, lt=1, description="momentum of sgd")
+    clip_norm: float = Field(0.0, ge=0, allow_inf_nan=False, description="largest norm of all gradients; 0: any")
     train_mask: Literal["none", "exposed", "task", "batch", "session"] = Field(
         "exposed",
         description="classes the training loss sees: all, seen so far, of the task, of the batch, of the session",

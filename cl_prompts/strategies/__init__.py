@@ -41,7 +41,7 @@ def load_strategy(name: str) -> type[ContinualStrategy]:
 
 
 def _exports() -> dict[str, str]:
-    shared = {"ContinualStrategy": "base", "Method": "method", "TrainingOutputs": "method"}
+    shared = {"ContinualStrategy": "base", "Method": "method", "TrainingBatch": "method", "TrainingOutputs": "method"}
     return shared | _subclasses("ContinualStrategy") | _subclasses("StrategySettings")
 
 

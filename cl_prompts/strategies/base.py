@@ -9,7 +9,7 @@ each update.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -36,7 +36,7 @@ from cl_prompts.strategies.argument_checks import (
 )
 from cl_prompts.strategies.declaration import StrategySettings
 from cl_prompts.strategies.images import EvalTransform, ImagePreparation, TrainTransform
-from cl_prompts.strategies.method import Method, TrainingOutputs
+from cl_prompts.strategies.method import Method, TrainingBatch, TrainingOutputs
 from cl_prompts.strategies.optimization import OPTIMIZER_SCOPES, SCHEDULES, MakeOptimizer, Optimization
 from cl_prompts.strategies.passes import EpochOrder, Place, batches_of
 from cl_prompts.strategies.state import prepare_plugins, restore_strategy, strategy_state
@@ -64,6 +64,7 @@ class ContinualStrategy(SupervisedTemplate):
         optimizer_scope: `stream`: one optimizer, unless the method's trained tensors change; `session`: a fresh one for
             each experience.
         lr_schedule: over the epochs of an experience: `constant`, or `cosine` down to 0.
+        clip_norm: largest Euclidean norm of all gradients together; 0 leaves them as they are.
         epochs: passes over each experience.
         shuffle_seed: of a fresh order in every epoch; None keeps the planned order.
         precision: fp32, or bf16 for autocast.
@@ -82,6 +83,8 @@ class ContinualStrategy(SupervisedTemplate):
         watch: running accuracy, latest losses and the guard against losses that are not finite.
         mb_sample_ids: (batch,) data-set indices of the current mini-batch, replay included.
         stream_size: how many of the mini-batch's rows come from the stream; the rest is replay.
+        mb_to_remember: what the method wants kept beside the stream rows, by name; empty without an update.
+        mb_remembered: what was kept beside the replayed rows, by name.
         mb_output: logits (batch, classes) of the current mini-batch, finite, and in training with the graph behind
             them, so that penalties of other plugins reach the weights.
 
@@ -107,6 +110,7 @@ class ContinualStrategy(SupervisedTemplate):
         optimizer: MakeOptimizer | None = None,
         optimizer_scope: str = "stream",
         lr_schedule: str = "constant",
+        clip_norm: float = 0.0,
         epochs: int = 1,
         shuffle_seed: int | None = None,
         precision: str = "fp32",
@@ -131,7 +135,7 @@ class ContinualStrategy(SupervisedTemplate):
         check_parts(type(self).__name__, backbone, settings, settings_class, optimizer)
         generator = torch.Generator().manual_seed(seed)
         method = self.method_class(backbone, num_classes, settings, generator).to(device)
-        self.needs = settings.needs
+        self.needs = settings.declared_needs()
         trained = [tensor for _, tensor in method.named_trainables()]
         self.optimization = Optimization(optimizer, optimizer_scope, lr_schedule, epochs)
         super().__init__(
@@ -153,12 +157,15 @@ class ContinualStrategy(SupervisedTemplate):
         self.eval_mask = eval_mask
         self.preparation = ImagePreparation(train_transform, eval_transform, updates_per_batch)
         self.precision = precision
+        self.clip_norm = clip_norm
         self.classes = ClassTracker(num_classes, self.device)
         self.samples_seen = 0
         self.updates = 0
         self.watch = TrainingWatch(self.device)
         self.mb_sample_ids = torch.empty(0, dtype=torch.int64)
         self.stream_size = 0
+        self.mb_to_remember: dict[str, Tensor] = {}
+        self.mb_remembered: dict[str, Tensor] = {}
         self._carry = Fraction(0)
         self._own_loader: DataLoader | None = None
         self._pass_number = 0
@@ -237,11 +244,12 @@ class ContinualStrategy(SupervisedTemplate):
                 self.classes.observe(stream[1])
                 self.model.observe(self.classes.exposed)
                 self._fixed_query = None
+                self.mb_to_remember = {}
                 self.mb_sample_ids = stream_ids
                 self._before_training_iteration(**kwargs)
                 due = self._updates_due()
                 for number in range(due):
-                    self.mbatch, self.mb_sample_ids = list(stream), stream_ids
+                    self.mbatch, self.mb_sample_ids, self.mb_remembered = list(stream), stream_ids, {}
                     self._pass_number = number
                     self._update(**kwargs)
                 self._carry += self.updates_per_batch - due if self.needs.gradient else 0
@@ -314,8 +322,11 @@ class ContinualStrategy(SupervisedTemplate):
             self._look_for_faults(every=50)
             self.backward()
             self._after_backward(**kwargs)
+            if self.clip_norm:
+                torch.nn.utils.clip_grad_norm_([one for _, one in self.model.named_trainables()], self.clip_norm)
             self._before_update(**kwargs)
             self.optimizer_step()
+            self.model.after_step()
         else:
             self._look_for_faults(every=1000)
         self.updates += 1
@@ -337,11 +348,12 @@ class ContinualStrategy(SupervisedTemplate):
             with torch.no_grad(), self._autocast():
                 query = self.model.query(images)
                 logits = self._predict(images, query)
-                self.model.fit(images, self.mb_y, query)
+                self.model.fit(self._batch(images, query))
             return logits
         with self._autocast():
-            allowed = self.classes.allowed(self.train_mask, self.mb_y)
-            self._outputs = self.model.training_outputs(images, self.mb_y, allowed, self._query_of_fixed(images))
+            self._outputs = self.model.training_outputs(self._batch(images, self._query_of_fixed(images)))
+        if self._pass_number == 0:
+            self.mb_to_remember = {name: rows[: self.stream_size] for name, rows in self._outputs.remember.items()}
         # Other plugins read the logits too: infinity times a teacher's zero probability would be NaN.
         return self._outputs.logits.float().clamp(min=FINITE_FILL)
 
@@ -351,6 +363,17 @@ class ContinualStrategy(SupervisedTemplate):
             return self._evaluation_loss()
         assert self._outputs is not None
         return torch.stack(list(self._outputs.losses.values())).sum()
+
+    def _batch(self, images: Tensor, query: Tensor | None) -> TrainingBatch:
+        return TrainingBatch(
+            images,
+            self.mb_y,
+            self.classes.allowed(self.train_mask, self.mb_y) if self.needs.gradient else self.exposed,
+            self.exposed,
+            query,
+            self.stream_size,
+            self.mb_remembered,
+        )
 
     def _transformed_for_training(self) -> Tensor:
         if not self.needs.gradient:
@@ -405,6 +428,23 @@ class ContinualStrategy(SupervisedTemplate):
         check_optimizer(self.optimizer, self.model)
         self.place.experience += 1
         super()._before_training_exp(**kwargs)
+
+    def _after_training_exp(self, **kwargs: Any) -> None:
+        if self.needs.boundaries != "none":
+            self.model.end_session(self._session_images)
+        super()._after_training_exp(**kwargs)
+
+    @torch.no_grad()
+    def _session_images(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass over the current session in the order of the plan, as evaluation prepares its images."""
+        loader = DataLoader(
+            self.adapted_dataset,
+            batch_size=self.eval_mb_size,
+            collate_fn=getattr(self.adapted_dataset, "collate_fn", None),
+            generator=torch.Generator().manual_seed(0),
+        )
+        for images, targets, *_ in loader:
+            yield self.preparation.for_evaluation(images.to(self.device)), targets.to(self.device)
 
     def _after_training_epoch(self, **kwargs: Any) -> None:
         self.optimization.end_epoch()

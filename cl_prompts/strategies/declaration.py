@@ -37,9 +37,17 @@ class Needs(Settings):
     boundaries: Literal["none", "optional", "required"] = Field("none", description="session boundaries")
     task_ids: bool = Field(False, description="task identity of each training batch")
     gradient: bool = Field(True, description="backward passes and an optimizer; False for closed-form learners")
+    trains: Literal["nothing", "head", "prompts", "backbone"] = Field(
+        "prompts", description="what gradients move beside the head: nothing at all, no more, prompts, the whole copy"
+    )
+    query_pass: bool = Field(False, description="a pass of the un-prompted backbone beside the prompted one")
+    passes_per_update: int = Field(1, ge=1, description="forward and backward passes of one update")
     replay: Literal["none", "optional", "required"] = Field("none", description="a memory of past samples")
+    replay_draws: int = Field(1, ge=1, description="independent draws of replay_batch past samples in one update")
     multi_label: bool = Field(False, description="several labels an image")
     classes_in_advance: bool = Field(False, description="the classes of the whole stream before it starts")
+    tasks_in_advance: bool = Field(False, description="the number of tasks before the stream starts")
+    extra_data: bool = Field(False, description="other data than the stream and the backbone's pre-training set")
     grows_by_parts: bool = Field(
         False, description="finished parts that later sessions leave alone, so that they are evaluated once"
     )
@@ -50,6 +58,15 @@ class StrategySettings(Settings):
     """Base of every method's settings; the subclass is the schema of `configs/strategy/<method>.yaml`."""
 
     needs: ClassVar[Needs] = Needs()
+    """Needs of the default variant, known without a configuration."""
+
+    def declared_needs(self) -> Needs:
+        """Needs of these very settings; a method whose variants differ overrides it."""
+        return self.needs
+
+    def deviations(self) -> list[str]:
+        """Where these settings leave the protocol or their paper, one sentence each; every table prints them."""
+        return []
 
 
 def strategy_names() -> list[str]:

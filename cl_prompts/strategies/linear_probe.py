@@ -16,13 +16,13 @@ from cl_prompts.labels import label_kind
 from cl_prompts.masks import mask_logits
 from cl_prompts.strategies.base import ContinualStrategy
 from cl_prompts.strategies.declaration import Field, Needs, StrategySettings
-from cl_prompts.strategies.method import Method, TrainingOutputs
+from cl_prompts.strategies.method import Method, TrainingBatch, TrainingOutputs
 
 
 class LinearProbeSettings(StrategySettings):
     """Settings of the linear probe."""
 
-    needs: ClassVar[Needs] = Needs(replay="optional", multi_label=True)
+    needs: ClassVar[Needs] = Needs(trains="head", replay="optional", multi_label=True)
 
     head: Literal["linear", "cosine"] = Field("linear", description="a linear layer, or cosine over temperature")
     temperature: float = Field(0.1, gt=0, description="divisor of the cosine logits; unused by the linear head")
@@ -51,14 +51,12 @@ class LinearProbeMethod(Method):
             query = self.query(images)
         return apply_head(self.head, query)
 
-    def training_outputs(
-        self, images: Tensor, targets: Tensor, allowed: Tensor, query: Tensor | None = None
-    ) -> TrainingOutputs:
+    def training_outputs(self, batch: TrainingBatch) -> TrainingOutputs:
         """One update's loss: `classification`, over the competing classes, by the kind of the labels."""
-        features = self.query(images) if query is None else query
+        features = self.query(batch.images) if batch.query is None else batch.query
         logits = apply_head(self.head, features)
-        loss = label_kind(targets).loss(logits, targets, allowed)
-        return TrainingOutputs({"classification": loss}, mask_logits(logits, allowed), features)
+        loss = label_kind(batch.targets).loss(logits, batch.targets, batch.allowed)
+        return TrainingOutputs({"classification": loss}, mask_logits(logits, batch.allowed), features)
 
 
 class LinearProbe(ContinualStrategy):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -12,6 +12,47 @@ from torch import Tensor, nn
 from cl_prompts.backbones import FrozenViT
 from cl_prompts.errors import StrategyError
 from cl_prompts.strategies.declaration import StrategySettings
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """What one update learns from: rows of the stream first, then those that replay added.
+
+    Attributes:
+        images: (batch, 3, height, width) float, ready for the backbone.
+        targets: (batch,) int64 class ids, or (batch, classes) float rows of labels, NaN where hidden.
+        allowed: (classes,) bool, the columns that compete under the protocol's mask; empty for closed-form learners.
+        exposed: (classes,) bool, seen so far in the stream, this batch included.
+        query: (batch, width) result of `query(images)` if it is known.
+        stream_size: rows of the stream; None: all of them.
+        remembered: what `TrainingOutputs.remember` gave when the replayed rows came from the stream, by name,
+            (replayed rows, ...); NaN in rows that came without an update.
+    """
+
+    images: Tensor
+    targets: Tensor
+    allowed: Tensor
+    exposed: Tensor | None = None
+    query: Tensor | None = None
+    stream_size: int | None = None
+    remembered: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def stream(self) -> slice:
+        """The rows of the stream."""
+        return slice(0, self.stream_size)
+
+    @property
+    def replay(self) -> slice:
+        """The rows that replay added."""
+        return slice(len(self) if self.stream_size is None else self.stream_size, None)
+
+
+SessionImages = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+"""Call it for one more pass over a session: batches of images as evaluation prepares them, and their targets."""
 
 
 @dataclass
@@ -24,12 +65,15 @@ class TrainingOutputs:
             infinity where a class does not compete.
         features: (batch, width) that the head read.
         diagnostics: named detached scalars, only for curves.
+        remember: what a memory shall keep beside the images, by name: (batch, ...) detached; the loop takes the rows
+            of the stream in the first update of their batch.
     """
 
     losses: dict[str, Tensor]
     logits: Tensor
     features: Tensor
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
+    remember: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Method(nn.Module):
@@ -61,6 +105,9 @@ class Method(nn.Module):
     def begin_session(self, classes: Tensor | None) -> None:
         """A session begins, a task if it has `classes`, int64, of its own. What is trained may change here."""
 
+    def end_session(self, images: SessionImages) -> None:
+        """A session has ended; called only if the settings declare boundaries. What is trained stays the same here."""
+
     def observe(self, exposed: Tensor) -> None:
         """Classes seen so far, (classes,) bool, those of the batch to come included."""
 
@@ -75,21 +122,15 @@ class Method(nn.Module):
         """Logits of all classes (batch, classes), unmasked; `query` may carry the result of `query(images)`."""
         raise NotImplementedError
 
-    def training_outputs(
-        self, images: Tensor, targets: Tensor, allowed: Tensor, query: Tensor | None = None
-    ) -> TrainingOutputs:
-        """Named losses, logits and features of one training batch.
-
-        Args:
-            images: (batch, 3, height, width) float, ready for the backbone.
-            targets: (batch,) int64 class ids, or (batch, classes) float rows of labels, NaN where hidden.
-            allowed: (classes,) bool, the columns that compete under the protocol's mask.
-            query: the result of `query(images)` if it is known.
-        """
+    def training_outputs(self, batch: TrainingBatch) -> TrainingOutputs:
+        """Named losses, logits and features of one update's batch."""
         raise StrategyError(f"{type(self).__name__} is fitted in closed form and has no training losses")
 
-    def fit(self, images: Tensor, targets: Tensor, query: Tensor | None = None) -> None:
-        """Take up one stream batch in closed form; arguments as in `training_outputs`."""
+    def after_step(self) -> None:
+        """The optimizer has moved what is trained: the place for averages over steps. Not called in closed form."""
+
+    def fit(self, batch: TrainingBatch) -> None:
+        """Take up one stream batch in closed form; its images are as evaluation prepares them."""
         raise StrategyError(f"{type(self).__name__} learns by gradient and cannot be fitted in closed form")
 
     @property

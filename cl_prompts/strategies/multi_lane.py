@@ -35,7 +35,7 @@ from cl_prompts.lanes import (
 from cl_prompts.masks import mask_logits
 from cl_prompts.strategies.base import ContinualStrategy
 from cl_prompts.strategies.declaration import Field, Needs, StrategySettings, model_validator
-from cl_prompts.strategies.method import Method, TrainingOutputs
+from cl_prompts.strategies.method import Method, TrainingBatch, TrainingOutputs
 
 
 class MultiLaneSettings(StrategySettings):
@@ -220,13 +220,12 @@ class MultiLaneMethod(Method):
 
     # --- training ---------------------------------------------------------------------------------------------------
 
-    def training_outputs(
-        self, images: Tensor, targets: Tensor, allowed: Tensor, query: Tensor | None = None
-    ) -> TrainingOutputs:
+    def training_outputs(self, batch: TrainingBatch) -> TrainingOutputs:
         """One update's losses: `classification`, and `key` (minus the cosine) with `head_mode=key`."""
+        targets, query = batch.targets, batch.query
         owned = ~self.head.pinned
         numbers = self.lanes.learning_from(targets)
-        features, stream_query = self._features(images, numbers, needs_query=query is None)
+        features, stream_query = self._features(batch.images, numbers, needs_query=query is None)
         everything = torch.arange(self.num_classes, device=features.device)
         logits = features.new_zeros(len(features), self.num_classes)
         for index, number in enumerate(numbers):
@@ -234,7 +233,7 @@ class MultiLaneMethod(Method):
                 everything if self.settings.head_mode == "key" and len(numbers) == 1 else self.lanes.columns(number)
             )
             logits = logits.index_copy(1, columns, self.head(features[:, index], columns).to(logits.dtype))
-        allowed = allowed & owned
+        allowed = batch.allowed & owned
         losses = {"classification": self._classification(logits, targets, allowed)}
         if self.settings.head_mode == "key":
             query = stream_query if query is None else query

@@ -27,13 +27,13 @@ from cl_prompts.prompts.layout import LAYOUTS, ROWS_PER_LENGTH, merge
 from cl_prompts.prompts.selection import select_prompts
 from cl_prompts.strategies.base import ContinualStrategy
 from cl_prompts.strategies.declaration import Field, LayerIndices, Needs, StrategySettings, model_validator
-from cl_prompts.strategies.method import Method, TrainingOutputs
+from cl_prompts.strategies.method import Method, TrainingBatch, TrainingOutputs
 
 
 class MVPSettings(StrategySettings):
     """Settings of MVP; `null` switches follow the variant."""
 
-    needs: ClassVar[Needs] = Needs(replay="optional")
+    needs: ClassVar[Needs] = Needs(replay="optional", query_pass=True)
 
     variant: Literal["released", "paper"] = Field(
         "released", description="the published code, or our reading of the paper (its equations are unverified)"
@@ -186,13 +186,11 @@ class MVPMethod(Method):
             self._count(selected.choice)
         return logits if soft_mask is None else soft_mask * logits
 
-    def training_outputs(
-        self, images: Tensor, targets: Tensor, allowed: Tensor, query: Tensor | None = None
-    ) -> TrainingOutputs:
+    def training_outputs(self, batch: TrainingBatch) -> TrainingOutputs:
         """One update's losses: `classification` (focal cross-entropy) and `prompt` (key loss)."""
-        settings = self.settings
+        settings, images, targets = self.settings, batch.images, batch.targets
         tokens = self._tokens(images)
-        selected = self._select(self._query(images, tokens) if query is None else query)
+        selected = self._select(self._query(images, tokens) if batch.query is None else batch.query)
         prompt_loss = PROMPT_LOSSES[self.switches.contrast](self.keys, *selected, self.usage_counts)
         self._count(selected.choice)
 
@@ -201,7 +199,7 @@ class MVPMethod(Method):
 
         def logits_of(inputs: Tensor) -> Tensor:
             raw = apply_head(self.head, inputs)
-            return mask_logits(raw if soft_mask is None else soft_mask * raw, allowed)
+            return mask_logits(raw if soft_mask is None else soft_mask * raw, batch.allowed)
 
         unscaled = scaled = logits_of(features)
         if settings.feature_scaling:

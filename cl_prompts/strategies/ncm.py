@@ -16,13 +16,13 @@ from cl_prompts.backbones import FrozenViT
 from cl_prompts.masks import FINITE_FILL, mask_logits
 from cl_prompts.strategies.base import ContinualStrategy
 from cl_prompts.strategies.declaration import Field, Needs, StrategySettings
-from cl_prompts.strategies.method import Method
+from cl_prompts.strategies.method import Method, TrainingBatch
 
 
 class NCMSettings(StrategySettings):
     """Settings of the nearest-class-mean learner."""
 
-    needs: ClassVar[Needs] = Needs(gradient=False, order_invariant=True)
+    needs: ClassVar[Needs] = Needs(gradient=False, trains="nothing", order_invariant=True)
 
     similarity: Literal["cosine", "euclidean"] = Field("cosine", description="how an image is compared with the means")
 
@@ -74,11 +74,11 @@ class NCMMethod(Method):
         return mask_logits(scores.float(), known, FINITE_FILL)
 
     @torch.no_grad()
-    def fit(self, images: Tensor, targets: Tensor, query: Tensor | None = None) -> None:
+    def fit(self, batch: TrainingBatch) -> None:
         """Add a batch to the running sums."""
-        features = self.query(images) if query is None else query
-        self.sums.index_add_(0, targets, features.double())
-        self.counts.index_add_(0, targets, torch.ones_like(targets, dtype=torch.float64))
+        features = self.query(batch.images) if batch.query is None else batch.query
+        self.sums.index_add_(0, batch.targets, features.double())
+        self.counts.index_add_(0, batch.targets, torch.ones_like(batch.targets, dtype=torch.float64))
 
 
 class NCM(ContinualStrategy):

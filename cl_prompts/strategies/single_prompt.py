@@ -20,7 +20,7 @@ from cl_prompts.masks import mask_logits
 from cl_prompts.prompts.layout import merge, projected_prefixes_by_layer
 from cl_prompts.strategies.base import ContinualStrategy
 from cl_prompts.strategies.declaration import Field, Needs, StrategySettings
-from cl_prompts.strategies.method import Method, TrainingOutputs
+from cl_prompts.strategies.method import Method, TrainingBatch, TrainingOutputs
 
 
 class SinglePromptSettings(StrategySettings):
@@ -65,14 +65,12 @@ class SinglePromptMethod(Method):
         """Logits (batch, classes)."""
         return apply_head(self.head, self._features(images))
 
-    def training_outputs(
-        self, images: Tensor, targets: Tensor, allowed: Tensor, query: Tensor | None = None
-    ) -> TrainingOutputs:
+    def training_outputs(self, batch: TrainingBatch) -> TrainingOutputs:
         """One update's loss: `classification`, over the competing classes, by the kind of the labels."""
-        features = self._features(images)
+        features = self._features(batch.images)
         logits = apply_head(self.head, features)
-        loss = label_kind(targets).loss(logits, targets, allowed)
-        return TrainingOutputs({"classification": loss}, mask_logits(logits, allowed), features)
+        loss = label_kind(batch.targets).loss(logits, batch.targets, batch.allowed)
+        return TrainingOutputs({"classification": loss}, mask_logits(logits, batch.allowed), features)
 
     def _features(self, images: Tensor) -> Tensor:
         settings = self.settings

@@ -14,6 +14,7 @@ from toys import CLASSES, Pictures, make_strategy, stream_of, train
 from cl_prompts.errors import StrategyError
 from cl_prompts.plugins import AdaptiveFeatureScaling, GradientSimilarityFocalLoss, LogitMask
 from cl_prompts.plugins.head_inputs import find_head
+from cl_prompts.strategies import TrainingBatch
 
 TARGETS = [0, 2, 2, 5, 0, 1]
 ALPHA, GAMMA, MARGIN = 0.7, 1.5, 0.4
@@ -139,7 +140,7 @@ def test_under_strategies_of_ours(name, focal, scaling, tiny_backbone):
     ours = train(strategy(plugins), stream_of([TARGETS]))
     model = strategy([]).model
     images = Pictures(TARGETS).tensors()
-    features = model.training_outputs(images, torch.tensor(TARGETS), torch.ones(CLASSES).bool()).features
+    features = model.training_outputs(TrainingBatch(images, torch.tensor(TARGETS), torch.ones(CLASSES).bool())).features
     loss = hand_loss(features, model.head, TARGETS, focal=focal, scaling=scaling, columns=[0, 1, 2, 5])
     loss.backward()
     for tensor_name, tensor in model.named_trainables():

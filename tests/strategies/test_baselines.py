@@ -10,7 +10,7 @@ from toys import CLASSES, SETTINGS, Pictures, labels, make_strategy, plan_of, st
 
 from cl_prompts.errors import StrategyError
 from cl_prompts.masks import FINITE_FILL
-from cl_prompts.strategies import SinglePromptSettings
+from cl_prompts.strategies import SinglePromptSettings, TrainingBatch
 from cl_prompts.strategies.single_prompt import SinglePromptMethod
 from scenarios import benchmark_from_plan
 
@@ -81,11 +81,11 @@ def test_scores_by_hand_and_a_class_without_sample_never_wins(similarity, tiny_b
 
 
 def test_closed_form_learners_have_no_training_losses_and_others_no_fit(tiny_backbone):
-    images = Pictures([0]).tensors()
+    batch = TrainingBatch(Pictures([0]).tensors(), torch.tensor([0]), torch.ones(6).bool())
     with pytest.raises(StrategyError, match="fitted in closed form"):
-        make_strategy("ncm", tiny_backbone).model.training_outputs(images, torch.tensor([0]), torch.ones(6).bool())
+        make_strategy("ncm", tiny_backbone).model.training_outputs(batch)
     with pytest.raises(StrategyError, match="learns by gradient"):
-        make_strategy("linear_probe", tiny_backbone).model.fit(images, torch.tensor([0]))
+        make_strategy("linear_probe", tiny_backbone).model.fit(batch)
 
 
 # --- linear probe ---------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def test_the_loss_is_masked_cross_entropy(tiny_backbone):
     model = make_strategy("single_prompt", tiny_backbone, settings={"head": "linear"}).model
     images, targets = Pictures([2, 4]).tensors(), torch.tensor([2, 4])
     allowed = torch.tensor([False, False, True, False, True, True])
-    outputs = model.training_outputs(images, targets, allowed)
+    outputs = model.training_outputs(TrainingBatch(images, targets, allowed))
     logits = model.head(model._features(images))[:, allowed]
     torch.testing.assert_close(outputs.losses["classification"], F.cross_entropy(logits, torch.tensor([0, 1])))
     assert outputs.logits.requires_grad

@@ -31,7 +31,7 @@ from cl_prompts.evaluation import Evaluator
 from cl_prompts.logging import TensorBoardLog, TerminalProgress
 from cl_prompts.masks import MASK_POLICIES, ClassTracker
 from cl_prompts.plugins import AnytimeEvaluation, PromptUsage, Reservoir
-from cl_prompts.strategies import load_strategy
+from cl_prompts.strategies import TrainingBatch, load_strategy
 from cl_prompts.strategies.declaration import read_settings, strategy_names
 from scenarios import TrainTransform, benchmark_from_plan
 
@@ -431,7 +431,9 @@ def test_a_training_step_never_asks_the_device_for_a_value(name, tiny_backbone, 
     tracker.begin_session()
     tracker.observe(targets)
     for policy in ("none", "exposed", "batch", "session"):
-        outputs = method.training_outputs(images, targets, tracker.allowed(policy, targets))
+        outputs = method.training_outputs(
+            TrainingBatch(images, targets, tracker.allowed(policy, targets), tracker.exposed)
+        )
         sum(outputs.losses.values()).backward()
     assert all(tensor.grad.is_meta for _, tensor in method.named_trainables())
 

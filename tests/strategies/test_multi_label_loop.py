@@ -91,11 +91,11 @@ def test_hidden_labels_can_be_anything(short_backbone, name, kind):
 class Peeking(linear_probe.LinearProbeMethod):
     """Reads every label, hidden ones included."""
 
-    def training_outputs(self, images, targets, allowed, query=None):
-        outputs = super().training_outputs(images, targets, allowed, query)
-        logits = linear_probe.apply_head(self.head, self.query(images))
+    def training_outputs(self, batch):
+        outputs = super().training_outputs(batch)
+        logits = linear_probe.apply_head(self.head, self.query(batch.images))
         # By hand: torch's own losses are refused at once, with another line.
-        outputs.losses["peek"] = (logits.sigmoid() - targets).square().mean()
+        outputs.losses["peek"] = (logits.sigmoid() - batch.targets).square().mean()
         return outputs
 
 

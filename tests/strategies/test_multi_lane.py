@@ -30,6 +30,7 @@ from toys import assert_same, fingerprint, labels, make_strategy, normalise, str
 from cl_prompts.errors import StrategyError
 from cl_prompts.evaluation import Evaluator
 from cl_prompts.plugins import AnytimeEvaluation
+from cl_prompts.strategies import TrainingBatch
 from cl_prompts.strategies.optimization import Optimization
 
 SGD = partial(torch.optim.SGD, lr=0.5, momentum=0.9, weight_decay=0.1)
@@ -115,7 +116,7 @@ def test_an_optimizer_of_someone_else_that_holds_everything_cannot_move_what_is_
         foreign.zero_grad()
         x, y = next(iter(torch.utils.data.DataLoader(third.dataset, batch_size=BATCH)))
         allowed = torch.ones(CLASSES, dtype=torch.bool)
-        outputs = strategy.model.training_outputs(normalise(x), y, allowed)
+        outputs = strategy.model.training_outputs(TrainingBatch(normalise(x), y, allowed))
         sum(outputs.losses.values()).backward()
         foreign.step()
     assert_same(kept, frozen_part(strategy, range(2), done))

@@ -11,6 +11,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from cl_prompts.backbones import FrozenViT
+from cl_prompts.strategies import TrainingBatch
 from cl_prompts.strategies.multi_lane import MultiLaneMethod, MultiLaneSettings
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -113,7 +114,9 @@ def close(found: torch.Tensor, stored: np.ndarray | torch.Tensor, atol: float) -
 
 def check_step(replay: Replay, task: int, step: int, optimizer: torch.optim.Optimizer) -> None:
     data, method, at = replay.data, replay.method, f"t{task}/s{step}"
-    outputs = method.training_outputs(tensor(data[f"{at}/x"]), replay.targets(task, step), replay.allowed(task))
+    outputs = method.training_outputs(
+        TrainingBatch(tensor(data[f"{at}/x"]), replay.targets(task, step), replay.allowed(task))
+    )
     columns = replay.config["class_mask"][task]
     close(outputs.logits[:, columns], data[f"{at}/logits_raw"][:, columns], 1e-5)
     assert torch.isneginf(outputs.logits[:, ~replay.allowed(task)]).all()

@@ -11,7 +11,7 @@ import torch
 
 from cl_prompts.losses import feature_divisor, gradient_dissimilarity
 from cl_prompts.masks import mask_logits
-from cl_prompts.strategies import MVPSettings
+from cl_prompts.strategies import MVPSettings, TrainingBatch
 from cl_prompts.strategies.mvp import MVPMethod
 
 CASES = sorted((Path(__file__).parent.parent / "golden").glob("mvp_official_case*.npz"))
@@ -96,7 +96,7 @@ def test_step_matches_published_code(path, mvp_backbone):
     torch.testing.assert_close(in_loss, array("out.logit_loss"), **close)
 
     optimizer = torch.optim.Adam([tensor for _, tensor in method.named_trainables()], lr=meta["lr"])
-    outputs = method.training_outputs(images, targets, allowed)
+    outputs = method.training_outputs(TrainingBatch(images, targets, allowed))
     total = sum(outputs.losses.values())
     total.backward()
     torch.testing.assert_close(outputs.losses["prompt"], array("out.similarity_loss"), **close)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from slow_mvp import slow_step
 
-from cl_prompts.strategies import MVPSettings
+from cl_prompts.strategies import MVPSettings, TrainingBatch
 from cl_prompts.strategies.mvp import MVPMethod, resolve_switches
 
 CLASSES = 6
@@ -69,7 +69,7 @@ def test_step_equals_the_slow_version(changes, batch, double_backbone):
     classification, prompt, usage_after = slow_step(
         double_backbone.model, resolved, before, images, targets.tolist(), usage, allowed.nonzero().flatten().tolist()
     )
-    outputs = method.training_outputs(images, targets, allowed)
+    outputs = method.training_outputs(TrainingBatch(images, targets, allowed))
 
     close = {"rtol": 1e-9, "atol": 1e-11}
     torch.testing.assert_close(outputs.losses["classification"], classification, **close)
@@ -97,7 +97,7 @@ def test_what_receives_gradient(variant, trained_keys, double_backbone):
     allowed = torch.tensor([True, False, True, False, True, False])
     chosen = sorted(set(method._select(method.query(images)).choice.flatten().tolist()))
     assert len(chosen) < 4
-    outputs = method.training_outputs(images, targets, allowed)
+    outputs = method.training_outputs(TrainingBatch(images, targets, allowed))
     outputs.losses["classification"].backward(retain_graph=True)
     assert method.keys.grad is None
     for tensor in (method.expert_prompts, method.soft_masks):
@@ -119,7 +119,7 @@ def test_what_receives_gradient(variant, trained_keys, double_backbone):
 
 def test_a_batch_of_one_class_moves_keys_only(double_backbone):
     method, images, _ = method_and_batch(double_backbone, MVPSettings(**SIZES))
-    outputs = method.training_outputs(images, torch.full((5,), 3), torch.arange(CLASSES) == 3)
+    outputs = method.training_outputs(TrainingBatch(images, torch.full((5,), 3), torch.arange(CLASSES) == 3))
     assert float(outputs.losses["classification"].detach()) == 0.0
     sum(outputs.losses.values()).backward()
     moved = {name for name, tensor in method.named_trainables() if tensor.grad is not None and (tensor.grad != 0).any()}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cl_prompts.masks import ClassTracker
-from cl_prompts.strategies import SinglePromptSettings
+from cl_prompts.strategies import SinglePromptSettings, TrainingBatch
 from cl_prompts.strategies.single_prompt import SinglePromptMethod
 
 CASES = sorted((Path(__file__).parent.parent / "golden").glob("singleprompt_*.npz"))
@@ -45,7 +45,7 @@ def test_step_matches_published_code(path, shared_backbone):
 
         allowed = ClassTracker(len(weight)).allowed("batch", targets)
         assert torch.equal(allowed, torch.from_numpy(stored["batch_mask"]) == 0)
-        outputs = method.training_outputs(images, targets, allowed)
+        outputs = method.training_outputs(TrainingBatch(images, targets, allowed))
         loss = outputs.losses["classification"]
         loss.backward()
         assert relative(loss.detach(), stored["loss"]) < 1e-5
@@ -53,7 +53,7 @@ def test_step_matches_published_code(path, shared_backbone):
         assert relative(method.head.weight.grad, stored["grad/fc.weight"]) < 1e-5
 
         exposed = torch.arange(len(weight)) < 10
-        contrast = method.training_outputs(images, targets, exposed).losses["classification"]
+        contrast = method.training_outputs(TrainingBatch(images, targets, exposed)).losses["classification"]
         assert relative(contrast.detach(), stored["loss_exposed_mask_0_to_9"]) < 1e-5
     finally:
         shared_backbone.float()

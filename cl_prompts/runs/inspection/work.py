@@ -54,7 +54,11 @@ def planned_work(config: RunConfig, data: Data) -> Work:
     protocol, plan = config.protocol, data.plan
     sizes = np.array(list(_batch_sizes(config, plan)), dtype=np.int64)
     seen = np.cumsum(sizes)
-    per_batch = Fraction(protocol.updates_per_batch).limit_denominator(10**6) if config.strategy.needs.gradient else 1
+    per_batch = (
+        Fraction(protocol.updates_per_batch).limit_denominator(10**6)
+        if config.strategy.declared_needs().gradient
+        else 1
+    )
     due = np.diff([floor(per_batch * number) for number in range(len(sizes) + 1)])
     replayed = np.minimum(protocol.replay_batch, np.minimum(protocol.memory_size, seen - sizes))
     points = list(_evaluations(config, plan, seen.tolist()))
