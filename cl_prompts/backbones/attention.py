@@ -24,7 +24,7 @@ def run_block(
     *,
     context: Sequence[Tensor] = (),
     prefixes: Sequence[Prefix] = (),
-    rows: int | None = None,
+    rows: slice | list[int] | None = None,
 ) -> Tensor:
     """A frozen block on `states` with extra keys and values.
 
@@ -34,7 +34,7 @@ def run_block(
         context: token prompts `(batch or 1, prompts, width)` that pass the block's first norm and give keys and
             values; their own output rows, which T* prompts cut off, are not computed.
         prefixes: keys and values that skip the first norm.
-        rows: compute only this many leading rows of the output; None: all of them.
+        rows: compute only these rows of the output, in this order; None: all of them.
 
     Returns:
         float `(batch, rows or tokens, width)`; without context, prefixes and rows the very output of `block`.
@@ -43,13 +43,17 @@ def run_block(
         return block(states)
     normed_context = [block.norm1(prompt) for prompt in context]
     attended = _attend(cast("Attention", block.attn), block.norm1(states), normed_context, prefixes, rows)
-    states = states if rows is None else states[:, :rows]
+    states = states if rows is None else states[:, rows]
     states = states + block.drop_path1(block.ls1(attended))
     return states + block.drop_path2(block.ls2(block.mlp(block.norm2(states))))
 
 
 def _attend(
-    attention: Attention, normed: Tensor, context: Sequence[Tensor], prefixes: Sequence[Prefix], rows: int | None
+    attention: Attention,
+    normed: Tensor,
+    context: Sequence[Tensor],
+    prefixes: Sequence[Prefix],
+    rows: slice | list[int] | None,
 ) -> Tensor:
     batch = normed.shape[0]
     query, key, value = _project_rows(attention, normed, rows)
@@ -80,10 +84,12 @@ def _join(parts: Sequence[Tensor], batch: int) -> Tensor:
     return torch.cat([part.to(dtype).expand(batch, -1, -1, -1) for part in parts], dim=1).transpose(1, 2)
 
 
-def _project_rows(attention: Attention, normed: Tensor, rows: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries of the leading rows, keys and values of all rows, each `(batch, rows, heads, head width)`."""
+def _project_rows(
+    attention: Attention, normed: Tensor, rows: slice | list[int] | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries of the asked rows, keys and values of all rows, each `(batch, rows, heads, head width)`."""
     if rows is not None:
-        query = F.linear(normed[:, :rows], *projection_weights(attention, 0, 1))
+        query = F.linear(normed[:, rows], *projection_weights(attention, 0, 1))
         query = query.unflatten(-1, (attention.num_heads, attention.head_dim))
         return attention.q_norm(query), *_project_keys_values(attention, normed)
     projected = attention.qkv(normed).unflatten(-1, (3, attention.num_heads, attention.head_dim))

@@ -146,18 +146,47 @@ class FrozenViT(nn.Module):
             BackboneError: a block that does not exist, prompts of another width or batch, neither images nor tokens.
         """
         states = self._entering(images, tokens)
-        prompted = self._prompted(insertions or {}, batch=states.shape[0])
-        first = min(prompted, default=self.depth)
         length = states.shape[1]
-        with torch.no_grad():
-            for block in self.blocks[:first]:
-                states = block(states)
-            if not prompted:
-                return self._read(states)
-        for index, block in enumerate(self.blocks[first:], first):
-            rows = self._rows_read if trim and index == self.depth - 1 else None
-            states = _run_prompted(block, states, prompted.get(index, ()), rows, trim)
+        states = self._prompted_states(states, insertions or {}, self._rows_read, trim)
         return self._read(states[:, :length])
+
+    def prompt_states(
+        self,
+        images: Tensor | None,
+        insertions: Mapping[int, Sequence[Insertion]],
+        *,
+        tokens: Tensor | None = None,
+        class_token: bool = False,
+        trim: bool = True,
+    ) -> Tensor:
+        """The kept prompts after the last block and the final norm, for heads that read prompts.
+
+        Float `(batch, kept prompts, width)` in the order of insertion: by block, then as listed. Gradients as in
+        `forward`. Where the model's feature norm comes behind its pooling, it is left to the reader.
+
+        Args:
+            images: as in `forward`.
+            insertions: as in `forward`; at least one `TokenPrompts(..., keep=True)` among them.
+            tokens: as in `forward`.
+            class_token: put the first token of the sequence, likewise normed, in front of the prompts.
+            trim: compute only these rows in the last block.
+
+        Raises:
+            BackboneError: as in `forward`, or no prompt is kept.
+        """
+        states = self._entering(images, tokens)
+        length = states.shape[1]
+        kept = sum(
+            insertion.length
+            for given in insertions.values()
+            for insertion in given
+            if isinstance(insertion, TokenPrompts) and insertion.keep
+        )
+        if not kept:
+            raise BackboneError("prompt_states got no prompt that is kept; insert TokenPrompts(tokens, keep=True)")
+        rows = [0, *range(length, length + kept)] if class_token else slice(length, None)
+        states = self._prompted_states(states, insertions, rows, trim)
+        return self.model.norm(states if trim else states[:, rows])
 
     def stream(self, images: Tensor) -> Iterator[Tensor]:
         """The frozen states block by block: what enters block 0, then what leaves each block.
@@ -182,11 +211,11 @@ class FrozenViT(nn.Module):
         return cast("list[Block]", list(self.model.blocks))
 
     @property
-    def _rows_read(self) -> int | None:
+    def _rows_read(self) -> slice | None:
         """Leading rows that pooling reads; None: all of them."""
         if self.model.global_pool != "token" or self.model.attn_pool is not None:
             return None
-        return 2 if isinstance(self.model, VisionTransformerDistilled) else 1
+        return slice(2 if isinstance(self.model, VisionTransformerDistilled) else 1)
 
     def _entering(self, images: Tensor | None, tokens: Tensor | None) -> Tensor:
         if tokens is not None:
@@ -197,12 +226,30 @@ class FrozenViT(nn.Module):
             )
         return self.tokens(images)
 
+    def _prompted_states(
+        self,
+        states: Tensor,
+        insertions: Mapping[int, Sequence[Insertion]],
+        rows: slice | list[int] | None,
+        trim: bool,
+    ) -> Tensor:
+        """States behind the last block, kept prompts last; with `trim` only these rows where that block is prompted."""
+        prompted = self._prompted(insertions, batch=states.shape[0])
+        first = min(prompted, default=self.depth)
+        with torch.no_grad():
+            for block in self.blocks[:first]:
+                states = block(states)
+        for index, block in enumerate(self.blocks[first:], first):
+            read = rows if trim and index == self.depth - 1 else None
+            states = _run_prompted(block, states, prompted.get(index, ()), read, trim)
+        return states
+
     def _read(self, states: Tensor) -> Tensor:
         return self.model.forward_head(self.model.norm(states), pre_logits=True)
 
     def _read_without_norm(self, states: Tensor) -> Tensor:
         if self._rows_read is not None:
-            return states[:, : self._rows_read].mean(dim=1)
+            return states[:, self._rows_read].mean(dim=1)
         if self.model.attn_pool is not None:
             return states[:, self.num_prefix_tokens :].mean(dim=1)
         return self.model.pool(states)
@@ -270,7 +317,7 @@ class NormedStream:
 
 
 def _run_prompted(
-    block: Block, states: Tensor, insertions: Sequence[Insertion], rows: int | None, trim: bool
+    block: Block, states: Tensor, insertions: Sequence[Insertion], rows: slice | list[int] | None, trim: bool
 ) -> Tensor:
     tokens = [insertion for insertion in insertions if isinstance(insertion, TokenPrompts)]
     prefixes = [insertion for insertion in insertions if isinstance(insertion, Prefix)]

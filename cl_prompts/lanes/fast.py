@@ -145,7 +145,7 @@ def _through_tokens(blocks: Sequence[Block], stream: Iterable[AttentionInput], i
         tokens = _finish(blocks[0], tokens, attended)
     states = tokens.flatten(0, 1)
     for index in range(1 if selectors else 0, len(blocks)):
-        rows = 1 if index == len(blocks) - 1 else None
+        rows = slice(1) if index == len(blocks) - 1 else None
         states = run_block(blocks[index], states, prefixes=_prefixes(inputs.prompts.get(index), batch), rows=rows)
     class_tokens = states[:, 0].unflatten(0, (batch, lanes))
     return class_tokens.expand(first.shape[0], -1, -1)

@@ -159,6 +159,59 @@ def test_only_rows_that_are_read_are_computed(frozen, make, read):
     assert rows == [tokens, kept, kept if read == 16 else read, tokens, tokens, read]
 
 
+KEPT = ["plain", "distilled", "registers", "average_pool", "query_key_norm", "norm_pre"]
+
+
+@pytest.mark.parametrize("make", KEPT)
+def test_kept_prompts_are_read_as_timm_computes_the_longer_sequence(frozen, make):
+    backbone, images = frozen(make)
+    model = backbone.model
+    first, second, third = (prompt(batch, 2, 24, seed=seed) for seed, batch in enumerate((3, 1, 3)))
+    insertions = {2: [TokenPrompts(third, keep=True)], 0: [TokenPrompts(one, keep=True) for one in (first, second)]}
+    with torch.no_grad():
+        states = backbone.tokens(images)
+        for index, block in enumerate(model.blocks):
+            joined = [one.expand(3, -1, -1) for one in {0: (second, first), 2: (third,)}.get(index, ())]
+            # In front, ours behind: without positions the place of a token changes nothing.
+            states = block(torch.cat([*joined, states], 1))
+        states = model.norm(states)
+        expected = torch.cat([states[:, 4:6], states[:, 2:4], states[:, :2]], 1)
+    with_class = torch.cat([states[:, 6:7], expected], 1)
+    for trim in (True, False):
+        options = {"tokens": backbone.tokens(images), "trim": trim}
+        result = backbone.prompt_states(None, insertions, **options)
+        torch.testing.assert_close(result, expected, rtol=1e-11, atol=1e-11)
+        result = backbone.prompt_states(images, insertions, class_token=True, trim=trim)
+        torch.testing.assert_close(result, with_class, rtol=1e-11, atol=1e-11)
+
+
+def test_reading_kept_prompts_computes_their_rows_alone_and_reaches_them_with_gradients(frozen):
+    backbone, images = frozen()
+    rows = []
+    backbone.model.blocks[-1].mlp.register_forward_hook(
+        lambda _module, inputs, _output: rows.append(inputs[0].shape[1])
+    )
+    gradients = []
+    for trim in (True, False):
+        tokens = prompt(1, 4, 24).requires_grad_()
+        prefix = Prefix(*prompt(2, 3, 4, 24, seed=6), space="projected")
+        kept = backbone.prompt_states(images, {0: [TokenPrompts(tokens, keep=True)], 2: [prefix]}, trim=trim)
+        (kept * prompt(3, 4, 24, seed=9)).sum().backward()
+        gradients.append(tokens.grad)
+    assert rows == [4, backbone.tokens(images).shape[1] + 4]
+    torch.testing.assert_close(*gradients, rtol=1e-11, atol=1e-12)
+    assert gradients[0].abs().max() > 1e-3
+    assert all(parameter.grad is None for parameter in backbone.parameters())
+
+
+@pytest.mark.parametrize("form", ["T*", "K-", "K+", None])
+def test_without_a_kept_prompt_there_is_nothing_to_read(frozen, form):
+    backbone, images = frozen()
+    insertions = {0: [FORMS[form](1, 1)]} if form else {}
+    with pytest.raises(BackboneError, match="no prompt that is kept"):
+        backbone.prompt_states(images, insertions)
+
+
 def test_blocks_before_the_first_prompt_leave_no_graph(frozen):
     backbone, images = frozen()
     modes = []
