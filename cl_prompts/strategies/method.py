@@ -90,7 +90,7 @@ class Method(nn.Module):
     """
 
     settings_class: ClassVar[type[StrategySettings]]
-    predicts_from_query: ClassVar[bool] = False
+    predicts_from_query: bool = False
     """`forward` reads nothing but the query: with a known one it takes None for the images."""
 
     def __init__(
