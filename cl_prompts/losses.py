@@ -24,6 +24,14 @@ def pull_loss(distance: Tensor) -> Tensor:
     return distance.mean()
 
 
+def similarity_pull_loss(similarity: Tensor) -> Tensor:
+    """Minus the cosines of queries and chosen keys, summed over the picks and averaged over images (L2P, DualPrompt).
+
+    `similarity` (B, S) -> scalar; the papers write distances, which is the same up to a constant.
+    """
+    return -similarity.sum(-1).mean()
+
+
 def released_contrastive_loss(keys: Tensor, choice: Tensor, distance: Tensor, usage: Tensor) -> Tensor:
     """MVP's contrastive prompt loss as released: both ratios are averaged over all B x B pairs of images.
 

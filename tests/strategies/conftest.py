@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,3 +40,12 @@ def shared_backbone() -> FrozenViT:
     return golden_backbone(
         "l2p_shared_backbone.npz", "w/", img_size=32, patch_size=8, embed_dim=48, depth=4, num_heads=4, mlp_ratio=4
     )
+
+
+@pytest.fixture(scope="session")
+def golden_backbones() -> dict[str, FrozenViT]:
+    """The backbone above in double precision, by the form of its GELU; for goldens of prompt methods."""
+    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 4, "num_heads": 4, "mlp_ratio": 4}
+    forms = {"exact": torch.nn.GELU, "tanh": partial(torch.nn.GELU, approximate="tanh")}
+    file = "l2p_shared_backbone.npz"
+    return {name: golden_backbone(file, "w/", act_layer=form, **shape).double() for name, form in forms.items()}
