@@ -12,7 +12,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_prompts.strategies.declaration import SETTINGS_BASES, parse_file, strategy_names
+from cl_prompts.errors import StrategyError
+from cl_prompts.strategies.declaration import SETTINGS_BASES, parse_file, strategy_file, strategy_names
+from cl_prompts.strategies.foreign import ForeignStrategy, foreign_strategies
 
 if TYPE_CHECKING:
     from cl_prompts.strategies.base import ContinualStrategy
