@@ -8,11 +8,9 @@ resumed with another number of workers, until it finishes. `-s` shows the counts
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import shutil
-import signal
 import sys
 import time
 from collections import Counter
@@ -52,55 +50,10 @@ def words_of(kind: str) -> list[str]:
     return tiny_words(strategy, f"scenario={scenario}", *words)
 
 
-def in_a_process(work) -> int:
-    """Start `work()` in a forked process; returns its number."""
-    number = os.fork()
-    if number:
-        return number
-    os.setsid()  # workers of its loader belong to it, and die with it
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)
-    os.dup2(quiet, 2)
-    code = 99
-    try:
-        code = work()
-    finally:
-        os._exit(code)
-
-
-def wait(number: int, seconds: float | None = None) -> int | None:
-    """Exit code of the process; None if it is still running after so many seconds."""
-    end = None if seconds is None else time.monotonic() + seconds
-    while end is None or time.monotonic() < end:
-        done, status = os.waitpid(number, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    return None
-
-
-def kill(number: int) -> None:
-    os.killpg(number, signal.SIGKILL)
-    os.waitpid(number, 0)
-
-
-def final_hash(folder: Path) -> str:
-    """Of all trained tensors and buffers, and of every curve and table."""
-    from cl_prompts.runs.checkpoints import CheckpointStore
-
-    state = CheckpointStore(folder / "checkpoints").load(lambda text: None)
-    assert state is not None
-    digest = hashlib.sha256()
-    for name, value in sorted(state["strategy"]["method"]["tensors"].items()):
-        digest.update(name.encode() + value.contiguous().numpy().tobytes())
-    for path in sorted(folder.glob("*.csv")):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
 @pytest.mark.soak
 def test_killed_runs_end_with_the_same_hash(tmp_path):
     import torch
+    from forked import final_hash, in_a_process, kill, wait
     from tiny_runs import checked
 
     from cl_prompts.runs.continuing import resumed_config, saved_status
