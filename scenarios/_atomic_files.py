@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+_LEFTOVER = re.compile(r"\..+\.\d+-\d+\.tmp")
+"""Names of temporary files: a hidden one beside the file, with the numbers of process and thread."""
 
 
 @contextmanager
@@ -30,3 +34,14 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     finally:
         with suppress(OSError):  # on a disk with faults the first one is told
             temporary.unlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of processes that were killed; nobody else may be writing into the folder.
+
+    Raises:
+        OSError: no permission.
+    """
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _LEFTOVER.fullmatch(path.name):
+            path.unlink()

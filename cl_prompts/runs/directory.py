@@ -43,6 +43,7 @@ from cl_prompts.runs.files import (
     write_json,
     write_text,
 )
+from scenarios._atomic_files import remove_leftovers
 
 if TYPE_CHECKING:
     from scenarios.plans import Plan
@@ -65,6 +66,8 @@ class RunSummary:
     updates: int = 0
     seconds: float = 0.0
     """Wall time since the start of the run."""
+    saving_seconds: float = 0.0
+    """The part of it that checkpoints took since the run began, or went on."""
     peak_memory_bytes: int | None = None
     """Highest resident memory of the process; None where the system does not tell."""
     peak_gpu_memory_bytes: int | None = None
@@ -139,6 +142,14 @@ class RunDirectory:
                 shutil.rmtree(self.tensorboard)
         except OSError as error:
             raise cannot_write(self.tensorboard, error) from error
+
+    def forget_leftovers(self) -> None:
+        """Remove temporary files of a process that was killed while it wrote here; needs the folder for itself."""
+        for folder in (self.path, self.checkpoints, self.path / "predictions"):
+            try:
+                remove_leftovers(folder)
+            except OSError as error:
+                raise cannot_write(folder, error) from error
 
     @property
     def checkpoints(self) -> Path:

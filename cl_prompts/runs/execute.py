@@ -72,6 +72,7 @@ def _execute(config: RunConfig, device: torch.device, record: _Record, started: 
     if device.type == "cuda":
         # Another run of this process, in a sweep, may have needed more.
         torch.cuda.reset_peak_memory_stats(device)
+    record.directory.forget_leftovers()
     if not (record.directory.path / "config.yaml").is_file():
         record.directory.write_config(config.to_yaml())
     record.write("running")
@@ -111,6 +112,7 @@ class _Record:
         self.device = device
         self.clock = clock
         self.seconds_before = 0.0
+        self.saving: Saving | None = None
         self.learner: Learner | None = None
         self.data: Data | None = None
         self.tables: Tables | None = None
@@ -140,6 +142,7 @@ class _Record:
         return RunSummary(
             status=status,
             seconds=self.seconds(),
+            saving_seconds=0.0 if self.saving is None else self.saving.seconds_spent,
             peak_memory_bytes=peak_memory_bytes(),
             peak_gpu_memory_bytes=torch.cuda.max_memory_allocated(self.device) if on_gpu else None,
             error=error,
@@ -222,7 +225,7 @@ def _run(config: RunConfig, device: torch.device, record: _Record, started: date
                 )
             )
         _attach(learner, observers)
-        saving = Saving(store, config, prepared, request, record.seconds)
+        saving = record.saving = Saving(store, config, prepared, request, record.seconds)
         strategy.batch_listeners.append(saving)
         saving.start(strategy.samples_seen)
         guard = BackboneGuard(learner.backbone)
