@@ -1,0 +1,1 @@
+"""Heads without gradient: ridge regression and linear discriminants from running sums, in float64."""
