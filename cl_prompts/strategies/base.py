@@ -347,7 +347,7 @@ class ContinualStrategy(SupervisedTemplate):
         if not self.needs.gradient:
             with torch.no_grad(), self._autocast():
                 query = self.model.query(images)
-                logits = self._predict(images, query)
+                logits = self._masked(self.model.logits_before_fit(images, query))
                 self.model.fit(self._batch(images, query))
             return logits
         with self._autocast():
@@ -394,8 +394,10 @@ class ContinualStrategy(SupervisedTemplate):
 
     def _predict(self, images: Tensor, query: Tensor | None = None) -> Tensor:
         with self._autocast():
-            logits = self.model(images, query).float()
-        return mask_logits(logits, self.exposed, FINITE_FILL) if self.eval_mask == "exposed" else logits
+            return self._masked(self.model(images, query))
+
+    def _masked(self, logits: Tensor) -> Tensor:
+        return mask_logits(logits.float(), self.exposed, FINITE_FILL) if self.eval_mask == "exposed" else logits.float()
 
     @torch.no_grad()
     def _predict_without_update(self) -> None:

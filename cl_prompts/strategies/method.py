@@ -133,6 +133,13 @@ class Method(nn.Module):
         """Take up one stream batch in closed form; its images are as evaluation prepares them."""
         raise StrategyError(f"{type(self).__name__} learns by gradient and cannot be fitted in closed form")
 
+    def logits_before_fit(self, images: Tensor, query: Tensor | None) -> Tensor:
+        """What the running accuracy reads of a stream batch before `fit` takes it up, as `forward` gives it.
+
+        A method whose head costs a solve may answer from one that is some samples old: evaluation never asks here.
+        """
+        return self(images, query)
+
     @property
     def columns_are_final(self) -> bool:
         """The logits of a class stay what they were after its session, where no class returns in a later one."""
