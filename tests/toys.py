@@ -18,6 +18,8 @@ from scenarios import StreamPlan, benchmark_from_plan
 SIZE = 16
 CLASSES = 6
 SETTINGS: dict[str, dict[str, Any]] = {
+    **{name: {"prompt_layers": 3, "prompt_length": 2} for name in ("er", "er_ace", "derpp", "lwf", "ewc")},
+    "l2p": {"pool_size": 4, "prompt_length": 2, "selection_size": 3, "init": "small"},
     "misa": {"pool_size": 4, "general_length": 2, "expert_length": 3},
     "mvp": {"pool_size": 4, "general_length": 2, "expert_length": 3},
     "single_prompt": {"prompt_layers": 3, "prompt_length": 2},
