@@ -8,6 +8,7 @@
 | `curves.csv` | one row for each evaluation |
 | `class_accuracy.csv` | accuracy of every class at each session end |
 | `class_average_precision.csv` | the same for several labels an image |
+| `usage.csv` | of a pool of prompts: how often each was chosen in training, by the end of each session |
 | `summary.json` | status, metrics, time, memory |
 | `not_finite.json` | only where a loss or logits were no numbers: the samples of that batch, its losses |
 | `tensorboard/` | event files |
@@ -19,6 +20,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -73,6 +75,8 @@ class RunSummary:
     peak_gpu_memory_bytes: int | None = None
     """Highest memory that tensors took on the GPU; None without one."""
     trainable_parameters: int | None = None
+    deviations: Sequence[str] = ()
+    """Where the method leaves the protocol or its paper, one sentence each."""
     error: str | None = None
     """The one line a failed run ended with."""
 
@@ -202,6 +206,19 @@ class RunDirectory:
         """Write the score of each class (column) at the end of each session (row) to the file the tables name."""
         header, rows = tables.class_rows(sessions, class_names)
         write_csv(self.path / tables.class_file, header, rows)
+
+    def write_usage(self, session: int, samples_seen: int, counts: Sequence[int]) -> None:
+        """Write how often each prompt was chosen by the end of a session; keeps the rows of sessions before it."""
+        path = self.path / "usage.csv"
+        header = ["session", "samples_seen", *(f"prompt_{number}" for number in range(len(counts)))]
+        row = [str(cell) for cell in (session, samples_seen, *counts)]
+        try:
+            # What a run that goes on measures again replaces what was there.
+            with path.open(encoding="utf-8", newline="") as file:
+                earlier = [cells for cells in csv.reader(file) if cells[:1] != header[:1] and int(cells[0]) < session]
+        except (OSError, ValueError, IndexError, csv.Error):
+            earlier = []
+        write_csv(path, header, [*earlier, row])
 
     def write_predictions(self, name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Write arrays of numbers to `predictions/<name>`."""

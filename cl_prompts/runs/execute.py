@@ -137,6 +137,7 @@ class _Record:
                 "sessions_planned": sessions,
                 "updates": strategy.updates,
                 "trainable_parameters": sum(tensor.numel() for _, tensor in strategy.model.named_trainables()),
+                "deviations": strategy.model.settings.deviations(),
             }
         on_gpu = self.device.type == "cuda"
         return RunSummary(
@@ -171,6 +172,10 @@ class _Record:
 
     def _on_evaluation(self, strategy: Any, point: Point) -> None:
         self._write_curves()
+        usage = strategy.model.prompt_usage()
+        # Sessions that are measured later left no counts of their time.
+        if usage is not None and point.session is not None and point.samples_seen == strategy.samples_seen:
+            self.directory.write_usage(point.session, point.samples_seen, usage.long().tolist())
         self.write("running")
 
     def _write_curves(self) -> None:
