@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -58,15 +57,6 @@ def load_checkpoint(model: VisionTransformer, path: Path | str) -> None:
     refuse_misfits(path, _shapes(weights), _shapes(expected))
     refuse_broken_numbers(path, weights)
     model.load_state_dict({key: value.to(expected[key].dtype) for key, value in weights.items()})
-
-
-def file_sha256(path: Path | str) -> str:
-    """SHA-256 of the file's bytes, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

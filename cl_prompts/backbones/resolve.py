@@ -1,4 +1,7 @@
-"""From settings to one weight file whose bytes are the expected ones: explicit file, hub cache, hub download."""
+"""From settings to one weight file whose bytes are the expected ones: explicit file, hub cache, hub download.
+
+Light: what is wrong with the file itself is known before torch loads.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cl_prompts.backbones.checkpoints import file_sha256
 from cl_prompts.backbones.hub import Hub
 from cl_prompts.backbones.records import WeightRecord, find_record, pin_key
 from cl_prompts.backbones.settings import BackboneSettings, bundled_weights
+from cl_prompts.backbones.weight_checks import file_sha256
 from cl_prompts.errors import BackboneError
 from scenarios.pins import Pins
 

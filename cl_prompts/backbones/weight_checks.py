@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,15 @@ Shape = tuple[int, ...]
 
 _KINDS_OF_WEIGHTS = ("a zip archive", "something unknown")
 """How the first bytes of weight files look."""
+
+
+def file_sha256(path: Path | str) -> str:
+    """SHA-256 of the file's bytes, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def refuse_misfits(path: Path, found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:

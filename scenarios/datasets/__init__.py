@@ -77,9 +77,11 @@ def provide_dataset(name: str, settings: DatasetSettings | None = None) -> None:
         settings: settings of that data set; None takes its defaults.
 
     Raises:
-        DataError: unknown name; not there and not allowed or not possible to download, damaged, no space.
+        DataError: unknown name; not there and not allowed or not possible to download, damaged, no space; decoded
+            images cannot be kept.
     """
     module, settings = _resolve(name, settings)
+    settings.check_places()
     for record in module.official(settings) if hasattr(module, "official") else ():
         record.provide(data_root(settings.root), download=settings.download)  # type: ignore[attr-defined]
 
@@ -98,10 +100,11 @@ def check_data(
         progress: called with (files done, files in all) where reading takes long.
 
     Returns:
-        A row a file and part; what is missing or damaged is a row, too.
+        A row a file and part; what is missing or damaged of an official data set is a row, too.
 
     Raises:
-        DataError: unknown name, settings of another data set, a damaged pin file.
+        DataError: unknown name, settings of another data set, a damaged pin file; images of one's own that are not
+            given, not there or badly laid out.
     """
     module, settings = _resolve(name, settings)
     return check_parts(module, settings, pins=Pins() if pins is None else pins, progress=progress)

@@ -55,8 +55,13 @@ def check_parts(
         settings: where it is.
         pins: hashes seen the first time.
         progress: called with (files done, files in all).
+
+    Raises:
+        DataError: images of one's own that are not given, not there or badly laid out; a damaged pin file.
     """
     records: Sequence[Official] = module.official(settings) if hasattr(module, "official") else ()
+    if not records and hasattr(module, "check"):
+        module.check(settings)  # of images that no record knows: where nothing was given there is nothing to list
     root = data_root(getattr(settings, "root", None))
     rows = [_file_row(record, file, root, pins) for record in records for file in record.files]
     rows += [row for record in records if not record.files for row in _tree_rows(record, root)]

@@ -35,6 +35,15 @@ class ImageFilesSettings(DatasetSettings):
     )
     cache_folder: str | None = Field(None, description="folder of these files; null: the user's cache folder")
 
+    def check_places(self) -> None:
+        """Refuse a folder of decoded images that cannot be written; how much space they need is known later.
+
+        Raises:
+            DataError: not writable, no space at all.
+        """
+        if self.cache == "mmap":
+            check_folder(cache_folder(self.cache_folder), 0)
+
 
 @dataclass(frozen=True)
 class FileReader:

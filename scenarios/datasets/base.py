@@ -43,6 +43,13 @@ class DatasetSettings(Settings):
         """Whether an image of this data set has several labels, known before anything is loaded."""
         return False
 
+    def check_places(self) -> None:
+        """Refuse folders that loading will write into and cannot; imports nothing heavy.
+
+        Raises:
+            DataError: not writable, no space.
+        """
+
 
 class PixelSource(Protocol):
     """Where the pixels of a data set come from: an array in memory or files decoded on access."""

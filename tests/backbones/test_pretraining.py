@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from cl_prompts.backbones import build_backbone
-from cl_prompts.backbones.checkpoints import file_sha256
+from cl_prompts.backbones.weight_checks import file_sha256
 from cl_prompts.backbones.pretrain.__main__ import main
 from cl_prompts.backbones.pretrain.loop import Pretraining
 from cl_prompts.backbones.pretrain.settings import PretrainSettings, help_text, read_words

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from cl_prompts.backbones.build import build_backbone
-from cl_prompts.backbones.checkpoints import file_sha256
+from cl_prompts.backbones.weight_checks import file_sha256
 from cl_prompts.backbones.pretrain.loop import Pretraining
 from cl_prompts.backbones.pretrain.settings import PretrainSettings, help_text, read_words
 from cl_prompts.backbones.pretrain.teacher import Targets, teacher_targets
