@@ -90,12 +90,12 @@ def print_summary(
     rows: dict[str, str | Sequence[str]] = {
         "based on": _labelled("based on", _basis(summary, tables)),
         "cost": _cost(summary),
+        "deviates": [line for text in summary.get("deviations") or () for line in _wrapped_row("deviates", text)],
         "written": f"{short_path(folder)}{os.sep}",
     }
     if content := _content(folder):
         # Between names a line may break: nobody copies the list.
-        lines = textwrap.wrap(", ".join(content), WIDTH - LABEL_WIDTH, break_on_hyphens=False, break_long_words=False)
-        rows["files"] = _labelled("files", lines)
+        rows["files"] = _wrapped_row("files", ", ".join(content))
     if (folder / "tensorboard").is_dir():
         rows["curves"] = f"tensorboard --logdir {shlex.quote(short_path(folder))}"
     _print_rows(console, rows)
@@ -156,6 +156,11 @@ def _cost(summary: Mapping[str, Any]) -> str:
 def _labelled(label: str, lines: Sequence[str]) -> list[str]:
     """Lines below each other, the first with the label before it."""
     return [f"{first:<{LABEL_WIDTH}}{line}" for first, line in zip_longest((label,), lines, fillvalue="")]
+
+
+def _wrapped_row(label: str, text: str) -> list[str]:
+    """A text over as many lines as it needs."""
+    return _labelled(label, textwrap.wrap(text, WIDTH - LABEL_WIDTH, break_on_hyphens=False, break_long_words=False))
 
 
 def _content(folder: Path) -> list[str]:

@@ -41,6 +41,8 @@ def make_manifest(
     hashes: Mapping[str, Any],
     seeds: Mapping[str, int],
     strategy: Mapping[str, Any] | None = None,
+    needs: Mapping[str, Any] | None = None,
+    deviations: Sequence[str] = (),
     notices: Sequence[str] = (),
     skipped: Mapping[str, Sequence[str]] | None = None,
     shared_images: Mapping[str, Any] | None = None,
@@ -54,6 +56,8 @@ def make_manifest(
         hashes: identities by name: plan, weights, data set, configuration.
         seeds: seed of each purpose by name.
         strategy: name and settings of the method as they worked, its variant's choices filled in.
+        needs: what the method declares to need.
+        deviations: where the method leaves the protocol or its paper, one sentence each.
         notices: sentences that a reader of the results should know, as the run printed them.
         skipped: files left out of each part of the data set, as `path: reason`.
         shared_images: how many images are in the training and in the test part, and how that was found out.
@@ -65,6 +69,8 @@ def make_manifest(
         "hashes": dict(hashes),
         "seeds": dict(seeds),
         "strategy": dict(strategy or {}),
+        "needs": dict(needs or {}),
+        "deviations": list(deviations),
         "notices": list(notices),
         "skipped": {part: list(files) for part, files in (skipped or {}).items()},
         "shared_images": dict(shared_images or {}),

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from cl_prompts.errors import UserError
+from cl_prompts.runs.command_words import read_command_words
 from cl_prompts.runs.continuing import require_run, saved_config
-from cl_prompts.runs.fields import close_match, value_text
+from cl_prompts.runs.fields import value_text
 from cl_prompts.runs.schema import Text
-from cl_prompts.runs.validation import key_line
 from scenarios.settings import Settings
 
 TEXT_WORDS = ("run", "images", "predictions", "weights")
@@ -68,48 +65,13 @@ class PredictSettings(Settings):
 
 def read_predict_words(words: Sequence[str]) -> tuple[PredictSettings | None, list[str]]:
     """The settings that the words of a command line make, or all that is wrong with them, one line each."""
-    values: dict[str, Any] = {}
-    problems: list[str] = []
-    for word in words:
-        key, equals, value = word.lstrip("+").partition("=")
-        if not equals:
-            problems.append(f"{word}: write key=value, for example images=folder")
-        elif key not in PredictSettings.model_fields:
-            close = close_match(key, PredictSettings.model_fields)
-            meant = f"did you mean {close}?" if close else f"mode=predict has {', '.join(PredictSettings.model_fields)}"
-            problems.append(f"{word}: unknown key; {meant}")
-        else:
-            try:
-                values[key] = _value(key, value)
-            except (OmegaConfBaseException, yaml.YAMLError) as error:
-                problems.append(f"{word}: cannot be read ({str(error).splitlines()[0]})")
-                values.pop(key, None)
-    unread = {problem.lstrip("+").partition("=")[0] for problem in problems}
-    wrong = _wrong_values(values)
-    problems += [line for key, line in wrong.items() if key not in unread]
-    right = {key: value for key, value in values.items() if key not in wrong}
+    read = read_command_words(
+        words, PredictSettings, text_keys=TEXT_WORDS, command="mode=predict", example="images=folder"
+    )
     # Of a command line with mistakes: what of it can be checked all the same.
-    draft = PredictSettings.model_construct(**{"run": None, "images": None} | right)
-    problems += [*_of_run(draft), *_of_places(draft)]
-    return (None, problems) if problems else (PredictSettings.model_validate(values), [])
-
-
-def _wrong_values(values: Mapping[str, Any]) -> dict[str, str]:
-    """Key -> the line about its value."""
-    try:
-        PredictSettings.model_validate(values)
-    except ValidationError as error:
-        wrong = {str(details["loc"][0]): details for details in error.errors(include_url=False)}
-        return {key: key_line(key, key, PredictSettings, values, details) for key, details in wrong.items()}
-    return {}
-
-
-def _value(key: str, typed: str) -> Any:
-    if key in TEXT_WORDS:
-        text = typed.strip("'\"")
-        return None if typed in ("", "null") else text
-    values: Mapping[Any, Any] = OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={typed}"]))  # type: ignore
-    return values[key]
+    draft = PredictSettings.model_construct(**{"run": None, "images": None} | dict(read.right))
+    problems = [*read.problems, *_of_run(draft), *_of_places(draft)]
+    return (None, problems) if problems else (PredictSettings.model_validate(read.values), [])
 
 
 def _of_run(settings: PredictSettings) -> Iterator[str]:

@@ -71,6 +71,8 @@ def manifest_of(config: RunConfig, prepared: Prepared, started: datetime) -> dic
         # Of the plan itself: a saved one keeps the seed it was made with.
         seeds={"plan": plan.requested["seed"], **asdict(Seeds.from_root(config.seed))},
         strategy={"name": config.strategy_name, **learner.strategy.model.effective_settings()},
+        needs=config.strategy.declared_needs().model_dump(mode="json"),
+        deviations=config.strategy.deviations(),
         notices=[*prepared.notices, *plan.warnings],
         skipped={"train": data.train.skipped, "test": data.test.skipped},
         shared_images=prepared.shared.to_dict(),

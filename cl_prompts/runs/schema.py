@@ -234,6 +234,25 @@ class RunSettings(Settings):
     debug: bool = Field(False, description="show the traceback of an error")
 
 
+class PublishedValue(Settings):
+    """One value of a paper; a recipe lists them under `published`, and reports set them beside ours."""
+
+    paper: str = Field(description="authors, venue and year")
+    table: str = Field(description="where in the paper, such as Table 2, or where else it was read")
+    metric: str = Field(description="which metric of summary.json it is compared with")
+    value: float = Field(allow_inf_nan=False, description="in percent, as printed")
+    spread: float | None = Field(None, ge=0, allow_inf_nan=False, description="in percent, as printed; null: none is")
+    seeds: int | None = Field(None, ge=1, description="runs behind it; null: not said")
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+PublishedValues = Annotated[tuple[PublishedValue, ...], BeforeValidator(_as_tuple)]
+"""What a recipe says that papers report."""
+
+
 class RunConfig(RunSettings):
     """The checked configuration of one run: top-level keys and one record for each group.
 
@@ -243,6 +262,7 @@ class RunConfig(RunSettings):
     experiment: Annotated[str | None, BeforeValidator(_recipe)] = Field(
         None, description="the recipe it was made with, recorded only"
     )
+    published: PublishedValues = Field((), description="what the recipe says that papers report, recorded only")
     scenario: SerializeAsAny[ScenarioSettings]
     dataset: SerializeAsAny[Settings]
     backbone: SerializeAsAny[BackboneSettings]

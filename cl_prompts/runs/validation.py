@@ -6,17 +6,30 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from cl_prompts.runs.fields import close_match, field_texts, value_text
 from cl_prompts.runs.keys import unknown_key_text
 from cl_prompts.runs.problems import Problem, Rule
 from cl_prompts.runs.rules import RULES
-from cl_prompts.runs.schema import GROUPS, RunConfig, RunSettings, group_schema, known_names, schema_key, schema_name
+from cl_prompts.runs.schema import (
+    GROUPS,
+    PublishedValue,
+    PublishedValues,
+    RunConfig,
+    RunSettings,
+    group_schema,
+    known_names,
+    schema_key,
+    schema_name,
+)
 from scenarios.settings import Settings
 
 _ABOUT_A_KEY = re.compile(r"(\w+)=.+?: ")
+_OF_RECIPES = ("experiment", "published")
+"""Keys that are recorded and change nothing."""
+_PUBLISHED = TypeAdapter(PublishedValues)
 _NOT_GIVEN = "???"
 """How a YAML file says that a value must be given."""
 
@@ -58,16 +71,30 @@ class _Check:
 
     def result(self) -> tuple[RunConfig | None, list[Problem]]:
         schemas = {group: schema for group in GROUPS if (schema := self._schema(group)) is not None}
-        top = {key: value for key, value in self.raw.items() if key not in GROUPS and key != "experiment"}
+        top = {key: value for key, value in self.raw.items() if key not in (*GROUPS, *_OF_RECIPES)}
         run_record = self._record("", RunSettings, top)
         for group, schema in schemas.items():
             self.records[group] = self._record(group, schema, self.raw[group])
-        fields = dict(run_record) | self.records | {"experiment": self.raw.get("experiment")}
+        recipe = {"experiment": self.raw.get("experiment"), "published": self._published()}
+        fields = dict(run_record) | self.records | recipe
         draft = RunConfig.model_construct(**fields)
         self._combinations(draft, available={*fields})
         if self.problems or self.unsure:
             return None, self.problems
         return RunConfig(**fields), []
+
+    def _published(self) -> tuple[PublishedValue, ...]:
+        """What the recipe says that papers report; nothing where some of it is wrong."""
+        try:
+            return _PUBLISHED.validate_python(self.raw.get("published") or ())
+        except ValidationError as error:
+            details = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in details["loc"])
+            self._add(
+                "published",
+                f"published.{place}: {details['msg'].lower()}; an entry has {', '.join(PublishedValue.model_fields)}",
+            )
+        return ()
 
     def _schema(self, group: str) -> type[Settings] | None:
         record = self.raw.get(group)
