@@ -21,7 +21,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{name: {"prompt_layers": 3, "prompt_length": 2} for name in ("er", "er_ace", "derpp", "lwf", "ewc")},
     "l2p": {"pool_size": 4, "prompt_length": 2, "selection_size": 3, "init": "small"},
     "misa": {"pool_size": 4, "general_length": 2, "expert_length": 3},
+    "gacl": {"expansion": 64, "gamma": 0.1},
     "mvp": {"pool_size": 4, "general_length": 2, "expert_length": 3},
+    "ranpac": {"projection": 64},
     "single_prompt": {"prompt_layers": 3, "prompt_length": 2},
 }
 """Method -> settings that fit a tiny backbone; methods not named take their defaults."""
