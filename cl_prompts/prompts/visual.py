@@ -9,11 +9,20 @@ from cl_prompts.backbones import FrozenViT
 from cl_prompts.backbones.insertions import Insertion, TokenPrompts
 
 
+def uniform_tokens(backbone: FrozenViT, layers: int, length: int, generator: torch.Generator) -> nn.Parameter:
+    """First values of prompts (layers, length, width): uniform in -v..v, v = sqrt(6 / (patch numbers + width)).
+
+    As in the published code; a patch of colour has 3 * side^2 numbers.
+    """
+    patch = backbone.model.patch_embed.proj.weight[0].numel()
+    bound = (6 / (patch + backbone.width)) ** 0.5
+    return nn.Parameter(torch.empty(layers, length, backbone.width).uniform_(-bound, bound, generator=generator))
+
+
 class VisualPrompt(nn.Module):
     """Tokens in the first blocks of a backbone, shared by all images.
 
-    `tokens` (layers, length, width) start uniform in -v..v with v = sqrt(6 / (patch numbers + width)), as in the
-    paper's code; a patch of colour has 3 * side^2 numbers.
+    `tokens` is (layers, length, width).
 
     Args:
         backbone: gives patch and width.
@@ -28,10 +37,7 @@ class VisualPrompt(nn.Module):
     ) -> None:
         super().__init__()
         self.keep = keep
-        patch = backbone.model.patch_embed.proj.weight[0].numel()
-        bound = (6 / (patch + backbone.width)) ** 0.5
-        tokens = torch.empty(layers, length, backbone.width).uniform_(-bound, bound, generator=generator)
-        self.tokens = nn.Parameter(tokens)
+        self.tokens = uniform_tokens(backbone, layers, length, generator)
 
     def insertions(self) -> dict[int, list[Insertion]]:
         """What the backbone inserts for images of any number."""
