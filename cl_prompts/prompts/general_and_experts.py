@@ -37,8 +37,8 @@ class GeneralAndExperts(nn.Module):
         general: the prompt of all images.
         expert: the prompt an image chooses.
         pool_size: how many experts there are.
-        insertion: `prompt_tuning`, tokens that leave the sequence behind each block (T*); or `prefix_tuning`, keys and
-            values in front of projection (K-).
+        insertion: `prompt_tuning`, tokens that leave the sequence behind each block (T*); `prefix_tuning`, keys and
+            values in front of projection (K-); or `projected_prefix`, behind it (K+).
         generator: source of the initial values.
 
     Raises:

@@ -32,6 +32,17 @@ def _prefixes_by_layer(
     return {layer: Prefix(parts[:, place, 0], parts[:, place, 1], space) for place, layer in enumerate(layers)}
 
 
+def reshaped_axes(rows: Tensor, blocks: int) -> Tensor:
+    """Prefixes of a batch as DualPrompt's PyTorch port reads them: the axes key-or-value and image are mixed up.
+
+    That code has (blocks, 2, batch, length, width), wants (blocks, batch, 2, length, width) and reshapes where it would
+    have to transpose. Takes and gives (batch, blocks * 2 * length, width); of one image alone nothing changes.
+    """
+    parts = rows.unflatten(1, (blocks, 2, -1))
+    mixed = parts.permute(1, 2, 0, 3, 4).reshape(blocks, len(rows), 2, *parts.shape[3:])
+    return mixed.transpose(0, 1).flatten(1, 3)
+
+
 def merge(*layouts: dict[int, Insertion]) -> dict[int, list[Insertion]]:
     """Join layouts; a block named by several gets its insertions in the order of the arguments."""
     merged: dict[int, list[Insertion]] = {}
@@ -41,8 +52,12 @@ def merge(*layouts: dict[int, Insertion]) -> dict[int, list[Insertion]]:
     return merged
 
 
-ROWS_PER_LENGTH = {"prompt_tuning": 1, "prefix_tuning": 2}
+ROWS_PER_LENGTH = {"prompt_tuning": 1, "prefix_tuning": 2, "projected_prefix": 2}
 """Rows of the flat tensor for one unit of prompt length in one block."""
 
-LAYOUTS = {"prompt_tuning": tokens_by_layer, "prefix_tuning": input_prefixes_by_layer}
+LAYOUTS = {
+    "prompt_tuning": tokens_by_layer,
+    "prefix_tuning": input_prefixes_by_layer,
+    "projected_prefix": projected_prefixes_by_layer,
+}
 """Insertion named in a configuration -> how the flat tensor is cut."""
