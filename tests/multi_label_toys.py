@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from toys import SIZE, make_strategy, normalise
+from toys import make_strategy, normalise
 
+from cl_prompts.contract.toys import Scenes, label_rows
 from cl_prompts.evaluation import MultiLabelEvaluator
 from cl_prompts.plugins import AnytimeEvaluation
 from scenarios import benchmark_from_plan, ml_si_blurry_plan, mlcil_plan
@@ -17,38 +18,6 @@ CLASSES = 6
 BATCH = 4
 LANES: dict[str, Any] = {"num_selectors": 3, "num_prompts": 2, "prompt_layers": 2, "init_tasks": 3}
 """Settings of MULTI-LANE that fit a tiny backbone."""
-
-
-def label_rows(count: int, seed: int = 0, classes: int = CLASSES, share: float = 0.3) -> np.ndarray:
-    """Random labels uint8 (count, classes), at least one an image."""
-    draws = np.random.default_rng(seed)
-    rows = draws.random((count, classes)) < share
-    rows[np.arange(count), draws.integers(0, classes, count)] = True
-    return rows.astype(np.uint8)
-
-
-class Scenes:
-    """A data set of uint8 images (16, 16, 3): the mean pattern of an image's labels under noise.
-
-    Args:
-        targets: 0/1 (images, classes).
-        seed: of the noise; patterns are the same for every seed.
-        known: bool (images, classes), or None.
-    """
-
-    def __init__(self, targets: np.ndarray, seed: int = 0, known: np.ndarray | None = None) -> None:
-        self.targets = np.asarray(targets, dtype=np.uint8)
-        self.known = known
-        patterns = np.random.default_rng(99).integers(40, 216, (self.targets.shape[1], SIZE, SIZE, 3))
-        mean = np.einsum("nc,chwd->nhwd", self.targets, patterns) / self.targets.sum(1)[:, None, None, None]
-        noise = np.random.default_rng(seed).integers(-30, 31, mean.shape)
-        self.images = (mean + noise).clip(0, 255).astype(np.uint8)
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, int]:
-        return self.images[index], self.targets[index].copy(), index
 
 
 def train_scenes(count: int = 24, seed: int = 0) -> Scenes:

@@ -1,4 +1,4 @@
-"""Linear probe: a trained head on frozen features, the least a prompt has to beat.
+"""Linear probe: a trained head on frozen features, the least a prompt has to beat (Alain and Bengio, 2016).
 
 It trains on the protocol's augmented images, like the methods it is compared with; with `protocol.augmentation=none`
 the frozen features of a batch are computed once for all its updates."""

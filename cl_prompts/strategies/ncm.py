@@ -1,4 +1,6 @@
-"""NCM: nearest class mean on frozen features, running sums, no gradient (SimpleCIL when cosine).
+"""NCM: nearest class mean on frozen features (Mensink et al., 2013), running sums, no gradient.
+
+With cosine similarity this is SimpleCIL (Zhou et al., arXiv 2303.07338).
 
 Sums run over the whole stream, so a class that returns adds to its mean instead of replacing it, and the order of
 the stream cannot change the result beyond rounding in float64.
