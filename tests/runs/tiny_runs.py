@@ -38,8 +38,10 @@ BLOCKS = {
     "mvp": ("strategy.expert_layers=[1]",),
     "single_prompt": ("strategy.prompt_layers=2",),
     "multi_lane": ("strategy.prompt_layers=2", "strategy.num_selectors=3", "strategy.num_prompts=3"),
+    "ranpac": ("strategy.projection=50",),
+    "gacl": ("strategy.expansion=50", "strategy.gamma=0.1"),
 }
-"""What a method needs to fit into two blocks."""
+"""What a method needs to fit into two blocks, and to be small."""
 
 QUIET = ("progress=none", "tensorboard=false", "protocol.eval_every=10")
 
