@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cl_prompts.config_folder import config_folder
 from cl_prompts.errors import UserError
 from cl_prompts.runs.fields import close_match
+from cl_prompts.runs.foreign_choices import foreign_config_folders, offer_foreign_defaults
 from cl_prompts.runs.overrides import CHOICE_GROUPS
 
 PRIMARY = "run"
@@ -139,6 +140,9 @@ def open_composer(
         search_path.prepend(
             provider="command-line", path=f"file://{own}", anchor=SearchPathQuery(provider="schema", path=None)
         )
+    for foreign in foreign_config_folders():
+        search_path.append(provider="foreign", path=f"file://{foreign}")
+    offer_foreign_defaults()
     hydra.version.setbase("1.3")
     around = GlobalHydra.instance().hydra  # a Hydra program that calls us keeps its own
     GlobalHydra.instance().clear()

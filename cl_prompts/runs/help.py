@@ -16,6 +16,7 @@ from cl_prompts.runs.compose import Composer
 from cl_prompts.runs.fields import FieldText, field_texts, value_text
 from cl_prompts.runs.overrides import CHOICE_GROUPS
 from cl_prompts.runs.schema import GROUPS, RunSettings, group_schema, schema_name
+from cl_prompts.strategies.declaration import describe_strategy
 from scenarios.settings import Settings
 
 _GROUP_LINES = {
@@ -83,8 +84,10 @@ def program_name() -> str:
 
 
 def summary(composer: Composer, group: str, choice: str) -> str:
-    """First comment line of a choice's config, the package line of Hydra aside."""
+    """First comment line of a choice's config, the package line of Hydra aside; of a foreign method its docstring's."""
     path = composer.choice_file(group, choice)
+    if path is None and group == "strategy":
+        return describe_strategy(choice)
     lines = path.read_text(encoding="utf-8").splitlines() if path else []
     comments = (line.lstrip("#").strip() for line in lines if line.startswith("#"))
     return next((comment for comment in comments if not comment.startswith("@")), "")

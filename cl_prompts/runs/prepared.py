@@ -16,6 +16,7 @@ from cl_prompts.runs.build import Data, Learner, build_data, build_learner, buil
 from cl_prompts.runs.manifest import make_manifest
 from cl_prompts.runs.schema import RunConfig
 from cl_prompts.runs.seeds import Seeds
+from cl_prompts.strategies.foreign import package_of
 from scenarios.duplicates import SharedImages, shared_images
 from scenarios.plan import StreamPlanWarning
 
@@ -70,7 +71,11 @@ def manifest_of(config: RunConfig, prepared: Prepared, started: datetime) -> dic
         },
         # Of the plan itself: a saved one keeps the seed it was made with.
         seeds={"plan": plan.requested["seed"], **asdict(Seeds.from_root(config.seed))},
-        strategy={"name": config.strategy_name, **learner.strategy.model.effective_settings()},
+        strategy={
+            "name": config.strategy_name,
+            **package_of(config.strategy_name),
+            **learner.strategy.model.effective_settings(),
+        },
         needs=config.strategy.declared_needs().model_dump(mode="json"),
         deviations=config.strategy.deviations(),
         notices=[*prepared.notices, *plan.warnings],

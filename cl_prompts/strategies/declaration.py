@@ -109,7 +109,9 @@ def strategy_names() -> list[str]:
     foreign = foreign_strategies()
     taken = sorted(own & foreign.keys())
     if taken:
-        raise StrategyError(f"{foreign[taken[0]]}: the name {taken[0]} is one of cl_prompts' own; rename or uninstall it")
+        raise StrategyError(
+            f"{foreign[taken[0]]}: the name {taken[0]} is one of cl_prompts' own; rename or uninstall it"
+        )
     return sorted(own | foreign.keys())
 
 

@@ -59,6 +59,12 @@ def foreign_strategies() -> Mapping[str, ForeignStrategy]:
     return found
 
 
+def package_of(name: str) -> dict[str, str]:
+    """`package`: distribution and version that a method comes from; nothing for one of this package."""
+    foreign = foreign_strategies().get(name)
+    return {} if foreign is None else {"package": foreign.package}
+
+
 def foreign_file(strategy: ForeignStrategy) -> Path:
     """The source file of a method, without importing any part of its package.
 
