@@ -39,7 +39,7 @@ ALLOWED = {
     "evaluation": {"strategies", "metrics", "masks", "labels", "errors"},
     "plugins": {"evaluation", "strategies", "losses", "masks", "labels", "memory", "metrics", "errors"},
     "logging": {"plugins", "evaluation", "strategies", "labels", "metrics", "errors"},
-    "report": {"metrics", "errors"},
+    "reports": {"metrics", "strategies", "config_folder", "errors"},
     "contract": {"runs", "plugins", "evaluation", "strategies", "backbones", "masks", "config_folder", "errors"},
 }
 """Room of cl_prompts -> the other rooms it may import; `runs`, which builds everything, may import all."""

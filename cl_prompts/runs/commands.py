@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from cl_prompts.runs.continuing import WORD, names_a_run, resume_words, resumed_config
 from cl_prompts.runs.failures import WRONG_CONFIG, print_error, report_failure
 from cl_prompts.runs.jobs import heavy, perform
 from cl_prompts.runs.predict_command import PredictSettings, read_predict_words
+from cl_prompts.runs.report_command import ReportSettings, read_report_words
 from scenarios.settings import Settings
 
 
@@ -43,13 +45,35 @@ def _go_on(words: Sequence[str]) -> int:
 
 
 def _predict(words: Sequence[str]) -> int:
-    settings, problems = read_predict_words(words)
+    return _checked(read_predict_words(words), heavy("cl_prompts.runs.predict_images", "predict_images"))
+
+
+def _report(words: Sequence[str]) -> int:
+    def write(settings: ReportSettings) -> int:
+        from cl_prompts.runs.report_files import write_report
+
+        return write_report(settings)
+
+    return _checked(read_report_words(words), write)
+
+
+class _HasDebug(Protocol):
+    @property
+    def debug(self) -> bool: ...
+
+
+SettingsT = TypeVar("SettingsT", bound=_HasDebug)
+
+
+def _checked(read: tuple[SettingsT | None, list[str]], call: Callable[[SettingsT], int]) -> int:
+    """Do it with settings that were read without a problem; errors end as lines and an exit code."""
+    settings, problems = read
     if settings is None:
         for problem in problems:
             print_error(problem)
         return WRONG_CONFIG
     try:
-        return heavy("cl_prompts.runs.predict_images", "predict_images")(settings)
+        return call(settings)
     except Exception as error:
         return report_failure(error, debug=settings.debug)
 
@@ -61,6 +85,13 @@ COMMANDS = (
         claims=lambda words: any(word.lstrip("+") == "mode=predict" for word in words),
         answer=_predict,
         settings=PredictSettings,
+    ),
+    Command(
+        usage="mode=report runs=DIR",
+        description="tables and one page of all runs in a folder, with mean and spread over seeds",
+        claims=lambda words: any(word.lstrip("+") == "mode=report" for word in words),
+        answer=_report,
+        settings=ReportSettings,
     ),
     Command(
         usage=f"{WORD}DIR",
