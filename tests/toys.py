@@ -43,6 +43,7 @@ __all__ = [
 
 SETTINGS: dict[str, dict[str, Any]] = {
     **{name: {"prompt_layers": 3, "prompt_length": 2} for name in ("er", "er_ace", "derpp", "lwf", "ewc")},
+    "coda_prompt": {"components": 6, "prompt_length": 2, "prompt_layers": 3},
     "dualprompt": {"pool_size": 4, "general_length": 2, "expert_length": 3},
     "l2p": {"pool_size": 4, "prompt_length": 2, "selection_size": 3, "init": "small"},
     "misa": {"pool_size": 4, "general_length": 2, "expert_length": 3},
