@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from cl_prompts.backbones.build import build_backbone, load_backbone
     from cl_prompts.backbones.checkpoints import load_checkpoint
     from cl_prompts.backbones.frozen_vit import FrozenViT
-    from cl_prompts.backbones.insertions import Insertion, Prefix, TokenPrompts
+    from cl_prompts.backbones.insertions import Insertion, Prefix, RoutedPrompts, TokenPrompts
 
 _HEAVY = {
     "FrozenViT": "frozen_vit",
     "Insertion": "insertions",
     "Prefix": "insertions",
+    "RoutedPrompts": "insertions",
     "TokenPrompts": "insertions",
     "build_backbone": "build",
     "load_backbone": "build",
@@ -31,6 +32,7 @@ __all__ = [
     "FrozenViT",
     "Insertion",
     "Prefix",
+    "RoutedPrompts",
     "TokenPrompts",
     "build_backbone",
     "load_backbone",

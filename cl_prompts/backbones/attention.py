@@ -7,7 +7,7 @@ a row that is cut off after the block, or never read by the head, still gives ke
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +18,27 @@ from torch import Tensor
 from cl_prompts.backbones.insertions import Prefix
 
 
+class Routed(NamedTuple):
+    """Token prompts that some rows see: what `RoutedPrompts` are once their route is known.
+
+    Attributes:
+        tokens: `(batch or 1, prompts, width)`.
+        visible: bool `(batch, rows, prompts)`, rows as they are computed.
+        before: unseen prompts are left out before the softmax; otherwise behind it, with no new normalisation.
+    """
+
+    tokens: Tensor
+    visible: Tensor
+    before: bool
+
+
 def run_block(
     block: Block,
     states: Tensor,
     *,
     context: Sequence[Tensor] = (),
     prefixes: Sequence[Prefix] = (),
+    routed: Sequence[Routed] = (),
     rows: slice | list[int] | None = None,
 ) -> Tensor:
     """A frozen block on `states` with extra keys and values.
@@ -34,15 +49,19 @@ def run_block(
         context: token prompts `(batch or 1, prompts, width)` that pass the block's first norm and give keys and
             values; their own output rows, which T* prompts cut off, are not computed.
         prefixes: keys and values that skip the first norm.
+        routed: like `context`, but not every row sees every prompt.
         rows: compute only these rows of the output, in this order; None: all of them.
 
     Returns:
-        float `(batch, rows or tokens, width)`; without context, prefixes and rows the very output of `block`.
+        float `(batch, rows or tokens, width)`; without context, prefixes, routed and rows the very output of
+        `block`.
     """
-    if rows is None and not context and not prefixes:
+    if rows is None and not context and not prefixes and not routed:
         return block(states)
     normed_context = [block.norm1(prompt) for prompt in context]
-    attended = _attend(cast("Attention", block.attn), block.norm1(states), normed_context, prefixes, rows)
+    normed_routed = [prompts._replace(tokens=block.norm1(prompts.tokens)) for prompts in routed]
+    attention = cast("Attention", block.attn)
+    attended = _attend(attention, block.norm1(states), normed_context, prefixes, normed_routed, rows)
     states = states if rows is None else states[:, rows]
     states = states + block.drop_path1(block.ls1(attended))
     return states + block.drop_path2(block.ls2(block.mlp(block.norm2(states))))
@@ -53,24 +72,43 @@ def _attend(
     normed: Tensor,
     context: Sequence[Tensor],
     prefixes: Sequence[Prefix],
+    routed: Sequence[Routed],
     rows: slice | list[int] | None,
 ) -> Tensor:
     batch = normed.shape[0]
     query, key, value = _project_rows(attention, normed, rows)
-    keys, values = [key], [value]
-    for prompt in context:
-        key, value = _project_keys_values(attention, prompt)
-        keys.append(key)
-        values.append(value)
-    for prefix in prefixes:
-        key, value = _prefix_keys_values(attention, prefix)
-        keys.append(key)
-        values.append(value)
-    attended = F.scaled_dot_product_attention(
-        query.transpose(1, 2), _join(keys, batch), _join(values, batch), scale=attention.scale
-    )
+    parts = [(key, value), *(_project_keys_values(attention, prompt) for prompt in context)]
+    parts += [_prefix_keys_values(attention, prefix) for prefix in prefixes]
+    parts += [_project_keys_values(attention, prompts.tokens) for prompts in routed]
+    key, value = (_join(part, batch) for part in zip(*parts, strict=True))
+    query = query.transpose(1, 2)
+    if routed:
+        attended = _attend_routed(query, key, value, routed, attention.scale)
+    else:
+        attended = F.scaled_dot_product_attention(query, key, value, scale=attention.scale)
     attended = attended.transpose(1, 2).flatten(2)
     return attention.proj_drop(attention.proj(attention.norm(attended)))
+
+
+def _attend_routed(query: Tensor, key: Tensor, value: Tensor, routed: Sequence[Routed], scale: float) -> Tensor:
+    """Attention `(batch, heads, rows, head width)` in which the last keys are those of routed prompts."""
+    before, after = (_visible(query, key, routed, before=before) for before in (True, False))
+    if all(prompts.before for prompts in routed):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=before, scale=scale)
+    scores = query @ key.transpose(-1, -2) * scale
+    if any(prompts.before for prompts in routed):
+        scores = scores.masked_fill(~before, float("-inf"))
+    # In float32 at least: mixed precision gives scores of fewer digits.
+    weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    return weights.masked_fill(~after, 0.0).to(value.dtype) @ value
+
+
+def _visible(query: Tensor, key: Tensor, routed: Sequence[Routed], *, before: bool) -> Tensor:
+    """What this side of the softmax lets through, bool `(batch, 1, rows, keys)`: all but prompts routed here."""
+    visible = [prompts.visible if prompts.before == before else torch.ones_like(prompts.visible) for prompts in routed]
+    others = key.shape[2] - sum(prompts.visible.shape[2] for prompts in routed)
+    everything = visible[0].new_ones(len(query), query.shape[2], others)
+    return torch.cat([everything, *visible], dim=-1)[:, None]
 
 
 def _join(parts: Sequence[Tensor], batch: int) -> Tensor:

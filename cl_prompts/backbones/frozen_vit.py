@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from cl_prompts.backbones.attention import run_block
 from cl_prompts.backbones.attention_input import AttentionInput
-from cl_prompts.backbones.insertions import Insertion, Prefix, TokenPrompts
+from cl_prompts.backbones.insertions import Insertion, Prefix, RoutedPrompts, TokenPrompts
+from cl_prompts.backbones.prompted_block import run_prompted
 from cl_prompts.errors import BackboneError
 
 SUPPORTED = (
@@ -241,7 +242,7 @@ class FrozenViT(nn.Module):
                 states = block(states)
         for index, block in enumerate(self.blocks[first:], first):
             read = rows if trim and index == self.depth - 1 else None
-            states = _run_prompted(block, states, prompted.get(index, ()), read, trim)
+            states = run_prompted(block, states, prompted.get(index, ()), read, trim)
         return states
 
     def _read(self, states: Tensor) -> Tensor:
@@ -263,11 +264,12 @@ class FrozenViT(nn.Module):
                     f"prompts for block {index}, but this backbone has blocks 0 to {self.depth - 1}; choose among these"
                 )
             for insertion in given:
-                if not isinstance(insertion, (TokenPrompts, Prefix)):
+                if not isinstance(insertion, (TokenPrompts, Prefix, RoutedPrompts)):
                     raise BackboneError(
-                        f"block {index} was given a {type(insertion).__name__}; give a list of TokenPrompts and Prefix"
+                        f"block {index} was given a {type(insertion).__name__}; "
+                        "give a list of TokenPrompts and Prefix, or RoutedPrompts"
                     )
-                shape = (insertion.tokens if isinstance(insertion, TokenPrompts) else insertion.key).shape
+                shape = (insertion.key if isinstance(insertion, Prefix) else insertion.tokens).shape
                 if shape[0] not in (1, batch) or shape[2] != self.width:
                     raise BackboneError(
                         f"a prompt of block {index} has shape {tuple(shape)}; "
@@ -314,26 +316,6 @@ class NormedStream:
         if self._states is None:
             return backbone.query(self._images)
         return backbone._read(run_block(backbone.blocks[-1], self._states, rows=backbone._rows_read))
-
-
-def _run_prompted(
-    block: Block, states: Tensor, insertions: Sequence[Insertion], rows: slice | list[int] | None, trim: bool
-) -> Tensor:
-    tokens = [insertion for insertion in insertions if isinstance(insertion, TokenPrompts)]
-    prefixes = [insertion for insertion in insertions if isinstance(insertion, Prefix)]
-    kept = [insertion.tokens for insertion in tokens if insertion.keep]
-    cut = [insertion.tokens for insertion in tokens if not insertion.keep]
-    states = _joined(states, kept)
-    if trim:
-        return run_block(block, states, context=cut, prefixes=prefixes, rows=rows)
-    return run_block(block, _joined(states, cut), prefixes=prefixes)[:, : states.shape[1]]
-
-
-def _joined(states: Tensor, prompts: Sequence[Tensor]) -> Tensor:
-    """Prompts behind the sequence: without positions, their place changes no number."""
-    if not prompts:
-        return states
-    return torch.cat([states, *(prompt.expand(states.shape[0], -1, -1) for prompt in prompts)], dim=1)
 
 
 def _checked(model: nn.Module) -> VisionTransformer:

@@ -9,11 +9,14 @@ Four forms are used in the literature; they compute different functions, so each
 | K- | `Prefix(key, value, space="input")` | projected by the block's own key and value weights, not normed |
 | K+ | `Prefix(key, value, space="projected")` | used as keys and values as they are, heads side by side |
 
+A fifth kind is routed: `RoutedPrompts` are T* tokens of which every row of the sequence sees its own choice.
+
 No position is added to any of them: a method that wants one adds `FrozenViT.position_of_class_token` itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -77,7 +80,35 @@ class Prefix:
         return self.key.shape[1]
 
 
-Insertion: TypeAlias = TokenPrompts | Prefix
+@dataclass(frozen=True, eq=False)
+class RoutedPrompts:
+    """Extra tokens in front of a block, cut off after it, of which each row of the sequence sees some (TCPA).
+
+    `tokens` is as in `TokenPrompts`. `route` is asked once a pass with the states that enter the block, float
+    `(batch, rows, width)`, and answers which row sees which prompt, bool `(batch, rows, prompts)`. What a row may not
+    see is left out before the softmax (`"logits"`), or only its values are, so that it still takes its share of the
+    attention and the rest sums to less than one (`"output"`).
+
+    Raises:
+        BackboneError: the tensor has another rank, or the masking is unknown.
+    """
+
+    tokens: Tensor
+    route: Callable[[Tensor], Tensor]
+    masking: Literal["output", "logits"] = "output"
+
+    def __post_init__(self) -> None:
+        _check_rank("RoutedPrompts.tokens", self.tokens)
+        if self.masking not in ("output", "logits"):
+            raise BackboneError(f"RoutedPrompts.masking is {self.masking!r}; use 'output' or 'logits'")
+
+    @property
+    def length(self) -> int:
+        """Number of prompt tokens."""
+        return self.tokens.shape[1]
+
+
+Insertion: TypeAlias = TokenPrompts | Prefix | RoutedPrompts
 
 
 def _check_rank(name: str, tensor: Tensor) -> None:
