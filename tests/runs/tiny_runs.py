@@ -34,9 +34,18 @@ SEVERAL = {
 }
 """Scenario of several labels an image -> what makes its runs tiny: forty mosaics for training, twenty for testing."""
 
+MEMORY = ("protocol.memory_size=20", "protocol.replay_batch=5")
+"""What a method of replay cannot do without."""
+
 BLOCKS = {
     "mvp": ("strategy.expert_layers=[1]",),
     "single_prompt": ("strategy.prompt_layers=2",),
+    "er": ("strategy.prompt_layers=2", *MEMORY),
+    "er_ace": ("strategy.prompt_layers=2", *MEMORY),
+    "derpp": ("strategy.prompt_layers=2", *MEMORY),
+    "lwf": ("strategy.prompt_layers=2",),
+    "ewc": ("strategy.prompt_layers=2",),
+    "fine_tune": ("strategy.prompt_layers=2", "protocol.lr=0.001"),
     "multi_lane": ("strategy.prompt_layers=2", "strategy.num_selectors=3", "strategy.num_prompts=3"),
     "ranpac": ("strategy.projection=50",),
     "gacl": ("strategy.expansion=50", "strategy.gamma=0.1"),
