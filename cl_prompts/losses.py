@@ -171,6 +171,45 @@ def feature_divisor(features: Tensor, class_weights: Tensor, targets: Tensor, ma
     return (cosine_distance(own_weights, _at_least_float32(features)) + margin)[:, None]
 
 
+# --- distillation ---------------------------------------------------------------------------------------------------
+
+
+def softmax_distillation(logits: Tensor, teacher: Tensor, columns: Tensor, temperature: float) -> Tensor:
+    """KL divergence of softened class probabilities from a teacher's, over some columns, mean over rows (LwF).
+
+    Its gradient is that of the cross-entropy with soft targets; not multiplied by the square of the temperature.
+
+    Args:
+        logits: (B, C), unmasked, with the graph behind them.
+        teacher: (B, C) logits without one.
+        columns: (C,) bool, the classes that are compared; none: 0.
+        temperature: divisor of both logits.
+
+    Returns:
+        Scalar, 0 where student and teacher agree.
+    """
+    # A finite fill: infinity times a probability of 0 would be NaN. Its exponential is exactly 0 beside any logit.
+    ours = torch.log_softmax((_at_least_float32(logits) / temperature).masked_fill(~columns, -1.0e4), -1)
+    theirs = torch.log_softmax((_at_least_float32(teacher) / temperature).masked_fill(~columns, -1.0e4), -1)
+    return (theirs.exp() * (theirs - ours)).sum(-1).mean()
+
+
+def sigmoid_distillation(logits: Tensor, teacher: Tensor, columns: Tensor, temperature: float) -> Tensor:
+    """The same for several labels an image: KL divergence of each label's probability, mean over rows and columns.
+
+    Arguments and result as in `softmax_distillation`.
+    """
+    ours, theirs = _at_least_float32(logits) / temperature, _at_least_float32(teacher) / temperature
+    positive = torch.sigmoid(theirs) * (F.logsigmoid(theirs) - F.logsigmoid(ours))
+    negative = torch.sigmoid(-theirs) * (F.logsigmoid(-theirs) - F.logsigmoid(-ours))
+    compared = (positive + negative).masked_fill(~columns, 0.0)
+    return compared.sum() / (columns.sum() * len(logits)).clamp(min=1)
+
+
+DISTILLATION = {1: softmax_distillation, 2: sigmoid_distillation}
+"""Dimensions of a batch of labels -> distillation."""
+
+
 def _at_least_float32(tensor: Tensor) -> Tensor:
     """Half precision widened; float64 stays, so that double-precision checks mean something."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()

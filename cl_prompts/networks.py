@@ -1,4 +1,4 @@
-"""What stands between the images and the head: bodies that methods which are a loss can be given, by one setting.
+"""Networks of methods that are a loss: a body, which one setting names, and a head.
 
 A body holds what is trained of it and nothing of the frozen backbone, which it is handed in every call: so that a
 saved state, a copy for a teacher or a penalty on weights concerns the trained part alone.
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cl_prompts.backbones import FrozenViT
 from cl_prompts.errors import StrategyError
+from cl_prompts.heads import apply_head
 from cl_prompts.prompts.layout import merge, projected_prefixes_by_layer
 
 
@@ -92,3 +93,16 @@ BODIES: dict[str, Callable[[FrozenViT, int, int, torch.Generator], Body]] = {
     "all": lambda backbone, layers, length, generator: TrainableCopy(backbone),
 }
 """What is trained beside the head -> (backbone, prompted blocks, prefix length, generator) -> body."""
+
+
+class Network(nn.Module):
+    """A body and a head as one module: what a teacher is a copy of, and what weights can be put into for a call."""
+
+    def __init__(self, body: Body, head: nn.Module) -> None:
+        super().__init__()
+        self.body, self.head = body, head
+
+    def forward(self, backbone: FrozenViT, images: Tensor | None, query: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Features (batch, width) and unmasked logits (batch, classes)."""
+        features = self.body(backbone, images, query)
+        return features, apply_head(self.head, features)

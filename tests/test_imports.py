@@ -30,12 +30,25 @@ ALLOWED = {
     "pretraining": {"backbones", "errors"},
     "prompts": {"backbones", "errors"},
     "heads": {"errors"},
-    "networks": {"backbones", "prompts", "errors"},
+    "networks": {"backbones", "prompts", "heads", "errors"},
+    "seen_samples": set(),
     "lanes": {"backbones", "heads", "labels", "errors"},
     "memory": {"errors"},
     "closed_form": {"labels", "errors"},
     "metrics": {"errors"},
-    "strategies": {"backbones", "prompts", "networks", "lanes", "heads", "closed_form", "losses", "masks", "labels", "errors"},
+    "strategies": {
+        "backbones",
+        "prompts",
+        "networks",
+        "seen_samples",
+        "lanes",
+        "heads",
+        "closed_form",
+        "losses",
+        "masks",
+        "labels",
+        "errors",
+    },
     "evaluation": {"strategies", "metrics", "masks", "labels", "errors"},
     "plugins": {"evaluation", "strategies", "losses", "masks", "labels", "memory", "metrics", "errors"},
     "logging": {"plugins", "evaluation", "strategies", "labels", "metrics", "errors"},
@@ -44,7 +57,18 @@ ALLOWED = {
 }
 """Room of cl_prompts -> the other rooms it may import; `runs`, which builds everything, may import all."""
 
-MATHEMATICS = ("backbones", "prompts", "networks", "lanes", "heads", "losses", "masks", "labels", "closed_form")
+MATHEMATICS = (
+    "backbones",
+    "prompts",
+    "networks",
+    "seen_samples",
+    "lanes",
+    "heads",
+    "losses",
+    "masks",
+    "labels",
+    "closed_form",
+)
 LIBRARIES = {
     **{room: {"torch", "timm", "safetensors", "numpy", "pydantic"} for room in MATHEMATICS},
     "metrics": {"numpy"},

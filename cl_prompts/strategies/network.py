@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from cl_prompts.backbones import FrozenViT
-from cl_prompts.heads import apply_head, make_head
+from cl_prompts.heads import make_head
 from cl_prompts.labels import label_kind
 from cl_prompts.masks import mask_logits
-from cl_prompts.networks import BODIES
+from cl_prompts.networks import BODIES, Network
 from cl_prompts.strategies.declaration import NetworkSettings
 from cl_prompts.strategies.method import Method, TrainingBatch, TrainingOutputs
 
@@ -31,13 +31,18 @@ class NetworkMethod(Method):
         self.head = make_head(settings.head, backbone.width, num_classes, settings.temperature, generator)
         self.predicts_from_query = self.body.reads_query
 
+    @property
+    def network(self) -> Network:
+        """Body and head as one module; its names are those of the learner's own tensors."""
+        return Network(self.body, self.head)
+
     def query(self, images: Tensor) -> Tensor | None:
         """The features themselves, (batch, width), where the head alone is trained; else None."""
         return self.backbone.query(images) if self.body.reads_query else None
 
     def forward(self, images: Tensor | None, query: Tensor | None = None) -> Tensor:
         """Logits (batch, classes)."""
-        return apply_head(self.head, self.body(self.backbone, images, query))
+        return self.network(self.backbone, images, query)[1]
 
     def training_outputs(self, batch: TrainingBatch) -> TrainingOutputs:
         """One update's loss: `classification`, over the competing classes, by the kind of the labels."""
@@ -45,8 +50,7 @@ class NetworkMethod(Method):
 
     def training_pass(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
         """Features (batch, width) and unmasked logits (batch, classes) with the graph behind them."""
-        features = self.body(self.backbone, batch.images, batch.query)
-        return features, apply_head(self.head, features)
+        return self.network(self.backbone, batch.images, batch.query)
 
     def classified(self, batch: TrainingBatch, features: Tensor, logits: Tensor) -> TrainingOutputs:
         """The outputs of plain classification of all rows of the batch, to which a method may add losses."""
