@@ -61,7 +61,7 @@ def _untouched(rows: Sequence[Row]) -> Iterator[str]:
     if names:
         yield (
             f"{', '.join(names)}: fitted in closed form; train_mask, updates, augmentation, optimizer and memory of "
-            "the protocol do not touch such a method, and the same runs stand in every block that differs in these alone"
+            "the protocol do not touch such a method; the same runs stand in every block that differs in these alone"
         )
 
 

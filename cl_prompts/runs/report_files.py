@@ -13,6 +13,7 @@ from cl_prompts.logging.console import short_path
 from cl_prompts.reports.csv_table import csv_table
 from cl_prompts.reports.latex import latex
 from cl_prompts.reports.markdown import markdown
+from cl_prompts.reports.page import page
 from cl_prompts.reports.report import Report, read_report
 from cl_prompts.reports.terminal import print_report
 from cl_prompts.runs.failures import SUCCESS
@@ -26,6 +27,7 @@ FOLDER = "report"
 """Name of the folder of the pages, inside that of the runs."""
 
 FILES: Mapping[str, Callable[[Report], str]] = {
+    "report.html": page,
     "table.md": markdown,
     "table.csv": csv_table,
     "table.tex": latex,
