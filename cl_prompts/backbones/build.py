@@ -13,11 +13,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from cl_prompts.backbones.checkpoints import load_checkpoint
-from cl_prompts.backbones.frozen_vit import SUPPORTED, FrozenViT
+from cl_prompts.backbones.frozen_vit import FrozenViT
 from cl_prompts.backbones.hub import Hub
 from cl_prompts.backbones.records import find_record
 from cl_prompts.backbones.resolve import resolve_weights
 from cl_prompts.backbones.settings import BackboneSettings
+from cl_prompts.backbones.supported import SUPPORTED
 from cl_prompts.config_folder import config_folder
 from cl_prompts.errors import BackboneError
 from scenarios.pins import Pins

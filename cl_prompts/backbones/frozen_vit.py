@@ -8,19 +8,15 @@ from typing import Any, cast
 import torch
 from timm.layers import Attention
 from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from cl_prompts.backbones.attention import run_block
 from cl_prompts.backbones.attention_input import AttentionInput
 from cl_prompts.backbones.insertions import Insertion, Prefix, RoutedPrompts, TokenPrompts
 from cl_prompts.backbones.prompted_block import run_prompted
+from cl_prompts.backbones.supported import supported_model
 from cl_prompts.errors import BackboneError
-
-SUPPORTED = (
-    "timm VisionTransformer and VisionTransformerDistilled made of stock Block and Attention: "
-    "vit_*, deit_*, deit3_*, vit_*_dinov2, vit_*_clip_*, vit_*_siglip_* and vit_*_reg*"
-)
 
 
 class FrozenViT(nn.Module):
@@ -41,7 +37,7 @@ class FrozenViT(nn.Module):
 
     def __init__(self, model: nn.Module, *, identity: Mapping[str, Any] | None = None, untrained: bool = False) -> None:
         super().__init__()
-        self.model = _checked(model)
+        self.model = supported_model(model)
         self.model.requires_grad_(False)
         self.identity = dict(identity or {})
         self.untrained = untrained
@@ -316,30 +312,3 @@ class NormedStream:
         if self._states is None:
             return backbone.query(self._images)
         return backbone._read(run_block(backbone.blocks[-1], self._states, rows=backbone._rows_read))
-
-
-def _checked(model: nn.Module) -> VisionTransformer:
-    """The model itself if everything in it is known to work, by exact class: a subclass may compute anything."""
-    if type(model) not in (VisionTransformer, VisionTransformerDistilled):
-        raise BackboneError(f"{type(model).__name__} is not supported as a backbone; what works: {SUPPORTED}")
-    for index, block in enumerate(cast("nn.Sequential", model.blocks)):
-        reason = _unsupported(block)
-        if reason:
-            raise BackboneError(
-                f"block {index} of the backbone {reason}, which is not supported; what works: {SUPPORTED}"
-            )
-    if not model.global_pool:
-        raise BackboneError("the backbone has no pooling (global_pool=''); build it with global_pool='token' or 'avg'")
-    return cast("VisionTransformer", model)
-
-
-def _unsupported(block: nn.Module) -> str | None:
-    if type(block) is not Block:
-        return f"is a {type(block).__name__}"
-    if type(block.attn) is not Attention:
-        return f"has the attention {type(block.attn).__name__}"
-    if getattr(block.attn, "gate", None) is not None:
-        return "has gated attention"
-    if type(block.attn.qkv) is not nn.Linear:
-        return f"projects with {type(block.attn.qkv).__name__}"
-    return None
