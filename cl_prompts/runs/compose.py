@@ -117,6 +117,10 @@ class Composer:
         return self.compose({})
 
 
+_LAST = SearchPathQuery(provider="schema", path=None)
+"""What Hydra searches after all folders."""
+
+
 @contextmanager
 def open_composer(
     config_dir: str | None = None, config_name: str | None = None, config_path: str | None = None
@@ -133,16 +137,15 @@ def open_composer(
     """
     folder = Path(config_path).resolve() if config_path else config_folder()
     search_path = create_config_search_path(str(folder))
+    folders = foreign_config_folders()
     if config_dir is not None:
         own = Path(config_dir).expanduser().resolve()
         if not own.is_dir():
             raise UserError(f"--config-dir {config_dir}: there is no such folder")
-        search_path.prepend(
-            provider="command-line", path=f"file://{own}", anchor=SearchPathQuery(provider="schema", path=None)
-        )
-    for foreign in foreign_config_folders():
-        search_path.append(provider="foreign", path=f"file://{foreign}")
-    offer_foreign_defaults()
+        folders.insert(0, own)
+    for searched in folders:
+        search_path.prepend(provider="own", path=f"file://{searched}", anchor=_LAST)
+    offer_foreign_defaults(unless_in=[folder, *folders])
     hydra.version.setbase("1.3")
     around = GlobalHydra.instance().hydra  # a Hydra program that calls us keeps its own
     GlobalHydra.instance().clear()

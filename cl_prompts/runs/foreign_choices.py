@@ -5,6 +5,7 @@ A package may ship `configs/strategy/<name>.yaml` beside the file of the method,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,20 @@ from cl_prompts.strategies.foreign import foreign_strategies
 
 
 def foreign_config_folders() -> list[Path]:
-    """Folders of config files that packages ship, for the end of Hydra's search path."""
+    """Folders of config files that packages ship."""
     folders = [_config_folder(name) for name in foreign_strategies()]
     return list(dict.fromkeys(folder for folder in folders if folder is not None))
 
 
-def offer_foreign_defaults() -> None:
-    """Make every foreign method a choice that Hydra composes; config files with its name come first."""
+def offer_foreign_defaults(unless_in: Sequence[Path]) -> None:
+    """Make every foreign method a choice that Hydra composes, where none of these folders has a config file of it."""
+    store = ConfigStore.instance()
     for name in foreign_strategies():
-        ConfigStore.instance().store(group="strategy", name=name, node=_defaults(name))
+        if any((folder / "strategy" / f"{name}.yaml").is_file() for folder in unless_in):
+            # Hydra would take what an earlier command line offered for its schema.
+            store.repo.get("strategy", {}).pop(f"{name}.yaml", None)
+        else:
+            store.store(group="strategy", name=name, node=_defaults(name))
 
 
 def _config_folder(name: str) -> Path | None:
