@@ -190,6 +190,17 @@ def test_summary_shows_every_metric_and_where_everything_is(tmp_path, monkeypatc
     assert f"written   runs{os.sep}my run{os.sep}\n" in text
     assert f"files     summary.json, tensorboard{os.sep}\n" in text
     assert "curves    tensorboard --logdir 'runs/my run'\n" in text
+    assert "deviates" not in text
+
+
+def test_summary_says_where_a_method_leaves_its_paper(tmp_path):
+    texts = ["a sentence that is longer than what a terminal of eighty columns has room for in a line", "another one"]
+    console = log_file()
+    print_summary(summary() | {"deviations": texts}, tmp_path, console=console)
+    shown = console.file.getvalue()
+    assert [line[10:] for line in shown.splitlines() if line.startswith("deviates  ")] == [texts[0][:68], "another one"]
+    assert "          room for in a line\n" in shown or "          for in a line\n" in shown
+    assert widest(shown) <= 80
 
 
 @pytest.mark.parametrize("eval_images", ["seen", "all", "final_seen"])

@@ -120,6 +120,17 @@ def test_files_of_a_run_with_several_labels(tmp_path):
     assert json.loads((run.path / "summary.json").read_text())["metrics"] == metrics
 
 
+@pytest.mark.parametrize("old", [None, b"", b"\xff", b"session,samples_seen,prompt_0\nx,y,z\n"])
+def test_usage_keeps_earlier_sessions_and_measures_later_ones_again(tmp_path, old):
+    run = RunDirectory(tmp_path)
+    if old is not None:
+        (tmp_path / "usage.csv").write_bytes(old)
+    for session, counts in ((0, [1, 0]), (1, [2, 0]), (2, [3, 3]), (1, [2, 5])):
+        run.write_usage(session, 10 * session + 10, counts)
+    lines = (tmp_path / "usage.csv").read_text(encoding="utf-8").splitlines()
+    assert lines == ["session,samples_seen,prompt_0,prompt_1", "0,10,1,0", "1,20,2,5"]
+
+
 def test_no_number_in_a_json_file_is_outside_json():
     value = json_value(
         {"a": float("nan"), "b": [np.float32("inf"), np.int64(3), np.bool_(True)], "c": (1.5, None, "x")}

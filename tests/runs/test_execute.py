@@ -81,6 +81,16 @@ def test_summary_is_what_the_curves_say(run_tiny):
     assert np.average(last, weights=counts) == pytest.approx(metrics["a_last"], abs=1e-12)
 
 
+def test_usage_tells_how_often_each_prompt_was_chosen_by_the_end_of_each_session(run_tiny):
+    run = run_tiny("mvp", "strategy.pool_size=3")
+    rows = table(run.folder / "usage.csv")
+    assert list(rows[0]) == ["session", "samples_seen", "prompt_0", "prompt_1", "prompt_2"]
+    assert [row["samples_seen"] for row in rows] == [row["samples_seen"] for row in run.rows("session")]
+    counts = np.array([[int(row[f"prompt_{number}"]) for number in range(3)] for row in rows])
+    assert (np.diff(counts, axis=0) >= 0).all()
+    assert counts[-1].tolist() == run.learner.strategy.model.prompt_usage().tolist()
+
+
 def test_config_file_reads_back_as_the_same_configuration(run_tiny):
     run = run_tiny("mvp", "protocol.lr=0.0001", "name=a run", "strategy.general_layers=[0]")
     again = checked(config_dir=run.folder, config_name="config")
@@ -110,6 +120,8 @@ def test_manifest_names_what_the_numbers_rest_on(run_tiny):
     half = [0.5, 0.5, 0.5]
     assert manifest["hashes"]["backbone"]["normalisation"] == {"rule": "checkpoint", "mean": half, "std": half}
     assert manifest["strategy"] == {"name": "ncm", "similarity": "cosine"}
+    assert manifest["needs"] == read_settings("ncm").needs.model_dump(mode="json")
+    assert manifest["deviations"] == run.summary["deviations"] == []
     digests = [manifest["hashes"][part]["sha256"] for part in ("train", "test")]
     assert all(len(digest) == 64 for digest in digests)
     assert digests[0] != digests[1]
