@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, ValidationError, model_validator
-from yaml import YAMLError
+from pydantic import Field, model_validator
 
 from cl_prompts.errors import BackboneError
 from scenarios.settings import Settings
+from scenarios.words import help_of, settings_of_words
 
 COMMAND = "python -m cl_prompts.backbones.pretrain"
 
@@ -85,34 +83,9 @@ def read_words(words: list[str]) -> PretrainSettings:
     Raises:
         BackboneError: a word that is none, an unknown key, a wrong value; all problems, one line each.
     """
-    strange = [word for word in words if "=" not in word]
-    if strange:
-        raise BackboneError(f"{strange[0]}: settings are written key=value; every key: {COMMAND} --help")
-    try:
-        given = OmegaConf.to_container(OmegaConf.from_dotlist(words))
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise BackboneError(f"{' '.join(words)}: cannot be read ({str(error).splitlines()[0]})") from error
-    try:
-        return PretrainSettings(**given)  # type: ignore[arg-type]
-    except ValidationError as error:
-        raise BackboneError("\n".join(_problem(one) for one in error.errors())) from None
-
-
-def _problem(details: Any) -> str:
-    key = ".".join(map(str, details["loc"]))
-    reason = details["msg"].removeprefix("Value error, ")
-    known = ", ".join(PretrainSettings.model_fields)
-    return {
-        "missing": f"{key}: missing; set {key}=",
-        "extra_forbidden": f"{key}: no such key; choose among {known}",
-    }.get(details["type"], f"{key}={details['input']}: {reason}" if key else reason)
+    return settings_of_words(words, PretrainSettings, COMMAND, BackboneError)
 
 
 def help_text() -> str:
     """Every key with its default and meaning."""
-    lines = [f"usage: {COMMAND} key=value ...", ""]
-    for key, field in PretrainSettings.model_fields.items():
-        default = "(must be set)" if field.is_required() else field.default
-        shown = "null" if default is None else default
-        lines.append(f"  {key + '=' + str(shown):34s}{field.description}")
-    return "\n".join(lines)
+    return help_of(PretrainSettings, COMMAND)
