@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 import warnings
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from cl_prompts.contract import check_backbone, check_scenario, check_strategy
+from cl_prompts.contract import Check, check_backbone, check_scenario, check_strategy
 from cl_prompts.errors import UserError
 
-CHECKS = {"strategy": check_strategy, "scenario": check_scenario, "backbone": check_backbone}
+CHECKS: dict[str, Callable[[str], list[Check]]] = {
+    "strategy": check_strategy,
+    "scenario": check_scenario,
+    "backbone": check_backbone,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -30,7 +30,7 @@ from cl_prompts.masks import MASK_POLICIES, ClassTracker
 from cl_prompts.strategies import TrainingBatch
 
 LOSS_FALLS_TO = 0.7
-"""Of its first value, at most, after forty updates on one batch."""
+"""Of its first value, at most, after thirty updates on one batch."""
 ACCURACY = 1.0
 """Expected of a memorised batch, and of new images of its four classes."""
 MEMORISED_TOLERANCE, NEW_TOLERANCE = 0.2, 0.4
@@ -67,11 +67,11 @@ def groups_of_the_optimizer_are_kept(subject: Subject) -> None:
 
 
 def no_optimizer_without_gradient(subject: Subject) -> None:
-    """A learner in closed form has no optimizer and no tensor that asks for a gradient."""
+    """A learner without gradient has no optimizer, and no tensor asks for a gradient unless a head is declared."""
     strategy = subject.make()
     require(strategy.optimizer is None, "it has an optimizer")
     asking = [name for name, _ in strategy.model.named_trainables()]
-    require(not asking, f"{', '.join(asking)} ask for a gradient")
+    require(not asking or subject.needs.trains != "nothing", f"{', '.join(asking)} ask for a gradient")
 
 
 def every_trained_tensor_moves(subject: Subject) -> None:
@@ -111,7 +111,7 @@ def steps_lower_the_loss(subject: Subject) -> None:
 
 
 def memorised_stream_is_predicted(subject: Subject) -> None:
-    """After forty updates on one batch its images are recognised, and most new images of its classes."""
+    """After thirty updates on one batch its images are recognised, and most new images of its classes."""
     strategy, _ = subject.memorised
     for seed, tolerance in ((0, MEMORISED_TOLERANCE), (1, NEW_TOLERANCE)):
         test = Pictures(MEMORISED, seed=seed)
@@ -279,11 +279,9 @@ def no_step_asks_the_device_for_a_value(subject: Subject) -> None:
         sum(outputs.losses.values()).backward()
         if subject.needs.replay != "none":
             remembered = {name: rows[5:] for name, rows in outputs.remember.items()}
-            outputs = _step(model, images, targets, stream_size=5, remembered=remembered)
-            sum(outputs.losses.values()).backward()
+            _step(model, images, targets, stream_size=5, remembered=remembered)
         if subject.needs.multi_label:
-            outputs = _step(model, images, torch.empty(8, CLASSES, device="meta"))
-            sum(outputs.losses.values()).backward()
+            _step(model, images, torch.empty(8, CLASSES, device="meta"))
     wrong = [name for name, tensor in model.named_trainables() if tensor.grad is None or not tensor.grad.is_meta]
     require(not wrong, f"{', '.join(wrong)} got no gradient")
 

@@ -223,11 +223,11 @@ class Subject:
 
     @cached_property
     def memorised(self) -> tuple[ContinualStrategy, Witness]:
-        """The strategy after forty updates on one batch of four classes."""
+        """The strategy after thirty updates on one batch of four classes."""
         witness = Witness()
         # Large steps suit a head and prompts; they break a backbone.
         optimizer = partial(torch.optim.Adam, lr=0.005 if self.needs.trains == "backbone" else 0.02)
-        strategy = self.make(updates_per_batch=40, plugins=[witness], optimizer=optimizer)
+        strategy = self.make(updates_per_batch=30, plugins=[witness], optimizer=optimizer)
         return train(strategy, stream_of([MEMORISED])), witness
 
 
