@@ -43,7 +43,7 @@ def write_plan(plan: HashedPlan, folder: Path) -> Path:
     with atomic_file(folder / "plan.npz") as file:
         np.savez_compressed(file, **arrays)
     with atomic_file(folder / "plan.json") as file:
-        file.write(f"{{\n{lines}\n}}\n".encode())
+        file.write(f"{{\n{lines}\n}}\n".encode("utf-8", "backslashreplace"))
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ class EventFile:
         self._hook = _WriterThreadHook()
         try:
             with self._clear_errors():
+                _make_room_at_the_end(folder)
                 self._writer = SummaryWriter(str(folder), purge_step=purge_step)
         except UserError:
             self._hook.remove()
@@ -105,6 +107,23 @@ class EventFile:
                 f"cannot write TensorBoard events to {self.folder} ({error.strerror or error}); free space or fix the "
                 "permissions there, or run with tensorboard=false"
             ) from error
+
+
+_PREFIX = "events.out.tfevents."
+
+
+def _make_room_at_the_end(folder: Path) -> None:
+    """Let a new file be the last one: they are read in the order of their names, which begin with the time in seconds.
+
+    Where the clock was set back, or two files are of one second, those of before get an earlier time.
+    """
+    now = int(time.time())
+    files = sorted(folder.glob(f"{_PREFIX}*"))
+    if not files or files[-1].name < f"{_PREFIX}{now:010d}":
+        return
+    for age, path in zip(range(len(files), 0, -1), files, strict=True):
+        rest = path.name.removeprefix(_PREFIX).partition(".")[2]
+        path.rename(path.with_name(f"{_PREFIX}{now - age:010d}.{rest}"))
 
 
 class _WriterThreadHook:

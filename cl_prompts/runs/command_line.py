@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     code = SUCCESS
     try:
+        _refuse_undecoded(words)
         code = _answer(_parse(words))
         sys.stdout.flush()
         return code
@@ -48,6 +49,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return WRONG_CONFIG
     except Exception as error:
         return report_failure(error, debug="debug=true" in words)
+
+
+def _refuse_undecoded(words: Sequence[str]) -> None:
+    """Words that are no text for Python, since it was told of an encoding that lacks their letters, cannot be used.
+
+    Raises:
+        UserError: names the word.
+    """
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8":
+        for word in words:
+            if any("\ud800" <= letter <= "\udfff" for letter in word):  # stands for a byte that could not be read
+                raise UserError(
+                    f"{word}: the locale of this system says that names are {encoding}, in which this is no text; set "
+                    "the variable PYTHONUTF8=1, or LC_ALL to a locale of UTF-8"
+                )
 
 
 def _parse(words: list[str]) -> Namespace:

@@ -45,12 +45,17 @@ def overwrite_text(path: Path, text: str) -> None:
     Raises:
         UserError: there is no such file, or this fails as well.
     """
-    content = text.encode("utf-8")
+    content = _utf8(text)
     try:
-        with path.open("r+b", buffering=0) as file:
+        with path.open("r+b") as file:
             file.write(content.ljust(path.stat().st_size - 1) + b"\n")
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def _utf8(text: str) -> bytes:
+    """UTF-8; what is no character, such as bytes of a file's name in another encoding, is written out as JSON does."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def cannot_write(path: Path, error: OSError, key: str = "output=/path") -> UserError:
@@ -74,7 +79,7 @@ def write_text(path: Path, text: str, key: str = "output=/path") -> None:
         UserError: see `atomic_file`.
     """
     with atomic_file(path, key) as file:
-        file.write(text.encode("utf-8"))
+        file.write(_utf8(text))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -12,6 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from cl_prompts.backbones.hub import Hub
+from cl_prompts.backbones.resolve import resolve_weights
+from cl_prompts.runs.avalanche_home import home_for_avalanche
 from cl_prompts.runs.failures import FAILURE, INTERRUPTED, SUCCESS, TERMINATED, print_error, report_failure
 from cl_prompts.runs.schema import RunConfig
 from cl_prompts.runs.validation import check_config
@@ -81,7 +84,7 @@ def heavy(module: str, function: str) -> Callable[[SettingsT], int]:
         if config.progress != "none" and "torch" not in sys.modules:
             # Importing takes seconds: the terminal says at once what is going on.
             print("loading torch, timm and Avalanche ...", file=sys.stderr, flush=True)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), home_for_avalanche():
             # Avalanche imports a package of solvers, which warns that it found none; nothing here uses them.
             warnings.filterwarnings("ignore", category=UserWarning, module="qpsolvers")
             work: Callable[[SettingsT], int] = getattr(import_module(module), function)
@@ -91,9 +94,10 @@ def heavy(module: str, function: str) -> Callable[[SettingsT], int]:
 
 
 def _with_files(call: Callable[[RunConfig], int]) -> Callable[[RunConfig], int]:
-    """The same after the official files of the data set are there; what cannot be had is then known in seconds."""
+    """The same after all files are there and are the right ones; what cannot be had is then known in seconds."""
 
     def provide_and_call(config: RunConfig) -> int:
+        resolve_weights(config.backbone, hub=Hub(quiet=config.progress == "none"))
         provide_dataset(config.dataset_name, read_dataset_settings(config.dataset_name)(**config.dataset_arguments()))
         return call(config)
 

@@ -161,7 +161,7 @@ def _list_classes(folder: Path) -> dict[str, list[str]]:
             )
         if not files:
             raise DataError(f"class folder {folder / name} is empty; add images or remove the folder")
-        label = composed(name)
+        label = composed(_readable(name))
         if label in classes:
             raise DataError(f"two folders in {folder} spell the same class {label!r}; rename or merge them")
         classes[label] = [f"{name}/{file}" for file in files]
@@ -226,6 +226,11 @@ def _sorted_classes(names: set[str]) -> tuple[str, ...]:
     if all(name.isascii() and name.isdigit() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
+
+
+def _readable(name: str) -> str:
+    """The name of a folder as text: UTF-8 under every locale; bytes that are none are written out, as `\\xe9`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _scan(folder: Path) -> tuple[list[str], list[str]]:

@@ -76,7 +76,7 @@ def test_missing_files_are_rows_too_and_a_failure(call, tmp_path):
     assert errors == "error: dataset=cifar100: 1 of 1 files and parts are missing or wrong; do what their rows say\n"
 
 
-@pytest.mark.parametrize(("words", "said"), [((), "dataset.root is not set; give the"), (("dataset.root=no",), "=no does")])
+@pytest.mark.parametrize(("words", "said"), [((), "dataset.root is not set; give"), (("dataset.root=no",), "=no does")])
 def test_images_of_ones_own_that_were_not_given_are_one_line(words, said, call):
     code, output, errors = call("mode=check-data", "dataset=image_folder", *words)
     assert (code, output, errors.count("\n")) == (1, "", 1)

@@ -299,15 +299,6 @@ def test_builds_of_torch_and_torchvision_that_do_not_fit_are_one_line(folder, tm
     assert made(folder) == set()
 
 
-def test_a_home_folder_that_cannot_be_written_is_one_line(folder):
-    """As root permissions do not count, so it is a folder that cannot exist."""
-    code, _, errors = finish(process(folder, *tiny_words("ncm"), environment={"HOME": f"{os.devnull}/home"}))
-    assert code == 1
-    assert errors.startswith(f"{LOADING}error: Avalanche cannot write its settings into the folder .avalanche of your")
-    assert errors.count("\n") == 2
-    assert made(folder) == set()
-
-
 def test_a_file_that_cannot_grow_ends_the_run_with_one_line(call, folder):
     """The closest to a full disk without one: for a moment, files of this process end at 8 kB."""
     resource = pytest.importorskip("resource")

@@ -1,4 +1,4 @@
-"""Faults at one file operation of a process: every open for writing, write, sync, rename, removal and new folder counts.
+"""Faults at one file operation of a process: every open for writing, write, sync, rename, removal and folder counts.
 
 `watch` replaces the functions of the operating system for good, so only a process that is thrown away may call it.
 """
