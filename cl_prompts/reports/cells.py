@@ -64,6 +64,11 @@ def mebibytes(found: Spread | None) -> str:
     return ABSENT if found is None else f"{found.mean / 2**20:,.0f} MiB"
 
 
+def numbered(number: int, noun: str) -> str:
+    """1 run, 2 runs."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _signed(value: float, minus: str) -> str:
     text = f"{value:+.1f}"
     return text.replace("-", minus) if float(text) else "0.0"

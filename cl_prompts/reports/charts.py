@@ -227,7 +227,7 @@ def heat_map(grid: Grid, title: str, *, columns_name: str) -> str:
                 f"M{place(x)} {place(y)}h{_size(pitch_x)}v{_size(pitch_y)}h-{_size(pitch_x)}z"
             )
             if written and pitch_y >= 14:
-                ink = "on" if value > 0.72 else "off"
+                ink = "on" if value > 0.72 else "mid" if value > 0.5 else "off"
                 numbers.append(text(x + pitch_x / 2, y + pitch_y / 2 + 3.5, f"{100 * value:.0f}", "cell", ink))
     height = top + pitch_y * len(grid.sessions)
     content = [

@@ -28,7 +28,7 @@ def markdown(report: Report) -> str:
 
 
 def _lines(report: Report) -> Iterator[str]:
-    yield from (f"# {report.runs} runs in {_text(report.folder.name or str(report.folder))}", "")
+    yield from (f"# {cells.numbered(report.runs, 'run')} in {_text(report.folder.name or str(report.folder))}", "")
     for warning in report.warnings:
         yield from (f"> **Warning**: {_text(warning)}", "")
     for _, blocks in report.families:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -30,6 +31,9 @@ from cl_prompts.reports.svg import series
 
 LARGEST = 4_500_000
 """Bytes from which on blocks get no more pictures: a page is to be sent around."""
+
+MOST_METRICS = 8
+"""Columns of metrics in a table of usual size; with more it is set smaller."""
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """What a browser may load for it: nothing but the style inside."""
@@ -61,8 +65,9 @@ def page(report: Report) -> str:
 
 
 def _opening(report: Report, title: str) -> Iterator[str]:
-    counted = f"{report.runs} finished runs in {len(report.blocks)} block{'s' if len(report.blocks) != 1 else ''}"
-    yield f'<header><h1>{escape(title)}</h1><p class="sub">{counted}, {len(report.left_out)} folders in no mean</p>'
+    counted = f"{cells.numbered(report.runs, 'finished run')} in {cells.numbered(len(report.blocks), 'block')}"
+    others = f"{cells.numbered(len(report.left_out), 'folder')} in no mean"
+    yield f'<header><h1>{escape(title)}</h1><p class="sub">{counted}, {others}</p>'
     for warning in report.warnings:
         yield f'<p class="warning">{escape(warning)}</p>'
     if len(report.blocks) > 1:
@@ -88,7 +93,7 @@ def _block(block: Block) -> Iterator[str]:
         costs = [f"<td>{escape(cell)}</td>" for cell in cost_cells(row)]
         name = _name(row, marks[row.number])
         rows.append(f"<tr>{name}<td>{len(row.runs)}</td>{''.join(numbers)}{''.join(costs)}</tr>")
-    yield _table(names, rows)
+    yield _table(names, rows, "dense" if len(block.metrics) > MOST_METRICS else "")
     yield _notes(block)
     if block.reference is not None:
         yield from _differences(block)
@@ -155,7 +160,7 @@ def _side_by_side(blocks: Sequence[Block]) -> Iterator[str]:
     yield '<p class="warning">Columns differ in what their heads say: compare rows within a column only.</p>'
     names = [_head("method", text=True)]
     names += [
-        f"<th>{escape(block.names.headline[position])}<span class='set'>{escape(block.condition)}</span></th>"
+        f"<th>{escape(block.names.headline[position])}<span class='set'>{_breaking(block.condition)}</span></th>"
         for position in (0, 1)
         for block in found.blocks
     ]
@@ -213,17 +218,19 @@ def _definitions(terms: Iterable[tuple[str, str]], kind: str = "") -> str:
     return f'<dl class="{kind}">{items}</dl>' if kind else f"<dl>{items}</dl>"
 
 
-def _table(names: Sequence[str], rows: Sequence[str]) -> str:
+def _table(names: Sequence[str], rows: Sequence[str], kind: str = "") -> str:
     head = f"<thead><tr>{''.join(names)}</tr></thead>"
-    return f'<div class="scroll"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
+    return f'<div class="scroll"><table class="{kind}">{head}<tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _head(name: str, *, text: bool = False) -> str:
-    return (
-        f'<th class="t{" first" if name == "method" else ""}">{escape(name)}</th>'
-        if text
-        else f"<th>{escape(name)}</th>"
-    )
+    shown = _breaking(name)
+    return f'<th class="t{" first" if name == "method" else ""}">{shown}</th>' if text else f"<th>{shown}</th>"
+
+
+def _breaking(name: str) -> str:
+    """A name that may break where its words end."""
+    return re.sub(r"([_.=])(?=\w)", r"\1<wbr>", escape(name))
 
 
 def _name(row: Row, marks: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cl_prompts.errors import UserError
 from cl_prompts.reports.blocks import Block, make_blocks
+from cl_prompts.reports.cells import numbered
 from cl_prompts.reports.identity import DecidingKeys, value_text
 from cl_prompts.reports.rows import Row, matching_rows
 from cl_prompts.reports.saved_run import LeftOut, find_runs
@@ -113,9 +114,9 @@ def _warnings(blocks: Sequence[Block], left_out: Sequence[LeftOut]) -> Iterator[
     states = [one.status for one in left_out if one.status not in ("duplicate", "foreign")]
     if states:
         counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-        yield f"{len(states)} runs are in no mean: {counted}; they are listed at the end"
+        yield f"{numbered(len(states), 'run')} in no mean: {counted}; listed at the end"
     repeated = sum(one.status == "duplicate" for one in left_out)
     if repeated:
-        yield f"{repeated} runs repeat others with the same settings and seed; each is counted once, the newest"
+        yield f"{numbered(repeated, 'repeated run')} of the same settings and seed as another: counted once, the newest"
     if not blocks:
         yield "no run has finished, so there is no table"

@@ -33,7 +33,7 @@ def test_runs_that_did_not_finish_are_listed_and_in_no_mean(tmp_path):
         "running": ("running", "after 40 of 100 samples; it still runs, or was killed"),
         "early": ("failed", "before its stream was there: no such file"),
     }
-    assert "4 runs are in no mean: 2 failed, 1 interrupted, 1 running; they are listed at the end" in report.warnings
+    assert "4 runs in no mean: 2 failed, 1 interrupted, 1 running; listed at the end" in report.warnings
     assert {one.label for one in report.left_out} == {"linear_probe, seed 2", "linear_probe, seed 3"}
 
 

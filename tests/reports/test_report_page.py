@@ -26,7 +26,7 @@ from cl_prompts.reports.stored_curves import (
 from cl_prompts.reports.svg import Scale, round_values, short
 from cl_prompts.runs.report_files import deciding_values
 
-VOID = {"meta", "br", "hr", "img", "input", "link"}
+VOID = {"meta", "wbr", "br", "hr", "img", "input", "link"}
 ONE_LABEL = metric_names({})
 
 
