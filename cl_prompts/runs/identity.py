@@ -21,6 +21,7 @@ HARMLESS = frozenset(
         "resume",
         "autoresume",
         "experiment",
+        "published",
         "checkpoint",
         "dataset.root",
         "dataset.download",
