@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from cl_prompts.backbones.hub import Hub
 from cl_prompts.backbones.records import find_record
@@ -197,6 +198,17 @@ def plan_is_there(config: RunConfig) -> Iterator[Problem]:
         )
 
 
+def starting_prompts_are_there(config: RunConfig) -> Iterator[Problem]:
+    """A file of prompts that a method starts from exists."""
+    path = getattr(config.strategy, "warm_start", "none")
+    if path != "none" and not Path(path).is_file():
+        yield problem_of(
+            config,
+            "strategy.warm_start",
+            "there is no such file; make one with python -m cl_prompts.strategies.misa_warm_up, or set it to none",
+        )
+
+
 def output_can_be_written(config: RunConfig) -> Iterator[Problem]:
     """The output folder exists or can be made, and takes files."""
     folder = config.output_path
@@ -226,5 +238,6 @@ RULES: tuple[Rule, ...] = (
     Rule(constants_are_known, ("backbone.normalisation", "dataset")),
     Rule(dataset_is_there, ("dataset",)),
     Rule(plan_is_there, ("scenario.plan",)),
+    Rule(starting_prompts_are_there, ("strategy",)),
     Rule(output_can_be_written, ("output",)),
 )

@@ -415,6 +415,7 @@ NOT_BY_VALUES = {
     "labels_suit_method",
     "weights_are_there",
     "constants_are_known",
+    "starting_prompts_are_there",
 }
 
 
