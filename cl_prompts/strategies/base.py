@@ -85,6 +85,9 @@ class ContinualStrategy(SupervisedTemplate):
         stream_size: how many of the mini-batch's rows come from the stream; the rest is replay.
         mb_to_remember: what the method wants kept beside the stream rows, by name; empty without an update.
         mb_remembered: what was kept beside the replayed rows, by name.
+        known_features: (images, width) by data-set index, what the backbone gives for the training images as evaluation
+            prepares them; None: each batch passes it. Only for methods that predict from the query, which then get
+            closed-form batches with the images as the stream has them.
         mb_output: logits (batch, classes) of the current mini-batch, finite, and in training with the graph behind
             them, so that penalties of other plugins reach the weights.
 
@@ -172,6 +175,7 @@ class ContinualStrategy(SupervisedTemplate):
         self._shuffle_seed = shuffle_seed
         self._order = EpochOrder(0, shuffle_seed)
         self.place = Place()
+        self.known_features: Tensor | None = None
         self.batch_listeners: list[Callable[[Any], None]] = []
         self._to_restore: Mapping[str, Any] | None = None
         self._outputs: TrainingOutputs | None = None
@@ -342,16 +346,18 @@ class ContinualStrategy(SupervisedTemplate):
         """Logits of the current mini-batch (batch, classes); in training also prepares the named losses."""
         if self.is_eval:
             return self._predict(self.preparation.for_evaluation(self.mb_x))
-        images = self._transformed_for_training()
+        query = self._known_query()
+        images = self.mb_x if query is not None and not self.needs.gradient else self._transformed_for_training()
         self.mbatch[0] = images
         if not self.needs.gradient:
             with torch.no_grad(), self._autocast():
-                query = self.model.query(images)
+                query = self.model.query(images) if query is None else query
                 logits = self._masked(self.model.logits_before_fit(images, query))
                 self.model.fit(self._batch(images, query))
             return logits
         with self._autocast():
-            self._outputs = self.model.training_outputs(self._batch(images, self._query_of_fixed(images)))
+            query = self._query_of_fixed(images) if query is None else query
+            self._outputs = self.model.training_outputs(self._batch(images, query))
         if self._pass_number == 0:
             self.mb_to_remember = {name: rows[: self.stream_size] for name, rows in self._outputs.remember.items()}
         # Other plugins read the logits too: infinity times a teacher's zero probability would be NaN.
@@ -381,6 +387,13 @@ class ContinualStrategy(SupervisedTemplate):
         return self.preparation.for_training(
             self.mb_x, self.mb_sample_ids, self.stream_size, pass_number=self._pass_number, updates=self.updates
         )
+
+    def _known_query(self) -> Tensor | None:
+        """Features of the stream rows, where they are known and the images of this batch are those of evaluation."""
+        fixed = not self.needs.gradient or self.preparation.are_fixed
+        if self.known_features is None or not fixed or len(self.mb_x) != self.stream_size:
+            return None
+        return self.known_features[self.mb_sample_ids.to(self.known_features.device)]
 
     def _query_of_fixed(self, images: Tensor) -> Tensor | None:
         """Query of the stream rows, computed once for all updates of the batch where their pixels stay the same."""
