@@ -60,11 +60,11 @@ class BackboneGuard:
         return {name: (id(tensor), tensor.data_ptr(), tensor._version) for name, tensor in tensors.items()}
 
     def _hashed(self) -> dict[str, str]:
-        return {name: _sha256(tensor) for name, tensor in self._backbone.state_dict().items()}
+        return {name: tensor_sha256(tensor) for name, tensor in self._backbone.state_dict().items()}
 
 
-def _sha256(tensor: Tensor) -> str:
-    """Of type, shape and bytes; one tensor at a time is fetched from a GPU."""
+def tensor_sha256(tensor: Tensor) -> str:
+    """Hash of type, shape and bytes; one tensor at a time is fetched from a GPU."""
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -27,6 +27,7 @@ from cl_prompts.runs.continuing import same_runs, saved_status
 from cl_prompts.runs.directory import RunDirectory, RunSummary, Status
 from cl_prompts.runs.export import exported
 from cl_prompts.runs.failures import INTERRUPTED, SUCCESS, TERMINATED, failure_text, no_news_of_workers
+from cl_prompts.runs.features import keep_features
 from cl_prompts.runs.manifest import peak_memory_bytes
 from cl_prompts.runs.memory_advice import memory_error
 from cl_prompts.runs.predictions import write_predictions
@@ -189,6 +190,7 @@ class _Record:
 
 def _run(config: RunConfig, device: torch.device, record: _Record, started: datetime, request: StopRequest) -> None:
     prepared = prepare(config, device)
+    keep_features(config, prepared)
     data, learner, notices = prepared.data, prepared.learner, prepared.notices
     directory, plan, strategy = record.directory, data.plan, learner.strategy
     store = CheckpointStore(directory.checkpoints)

@@ -220,6 +220,15 @@ class RunSettings(Settings):
     )
     tensorboard: bool = Field(True, description="write TensorBoard events into the run's folder")
     num_workers: int = Field(0, ge=0, description="worker processes that load images; 0: none")
+    feature_cache: Literal["none", "disk"] = Field(
+        "none",
+        description="keep features of images that never change for later runs, where the method reads nothing else",
+    )
+    feature_cache_folder: Text | None = Field(
+        None,
+        description="where they are kept; null: the user's cache folder",
+        json_schema_extra={"allowed": "a folder, or null"},
+    )
     resume: Text | None = Field(
         None,
         description="folder of a run to go on with; all other keys are as it began",
