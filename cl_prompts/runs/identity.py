@@ -23,6 +23,7 @@ HARMLESS = frozenset(
         "experiment",
         "published",
         "checkpoint",
+        "feature_cache_folder",
         "dataset.root",
         "dataset.download",
         "dataset.cache",
