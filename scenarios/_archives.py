@@ -187,6 +187,8 @@ def _safe_parts(name: str) -> tuple[str, ...]:
     windows = PureWindowsPath(name)
     if path.is_absolute() or windows.drive or windows.root or ".." in windows.parts or "\0" in name:
         raise _Refused(f"holds {name!r}, which leads out of the folder it is unpacked to")
+    if not path.parts:
+        raise _Refused("holds a file without a name")
     return path.parts
 
 
@@ -243,7 +245,7 @@ def _zip_members(archive: Path, limits: Limits) -> Iterator[_Member]:
             if info.flag_bits & 1:
                 raise _Refused(f"holds {info.filename!r}, which is encrypted")
             parts = _safe_parts(info.filename)
-            if info.is_dir():
+            if info.filename.endswith("/"):
                 yield _Member(parts, None)
                 continue
             try:

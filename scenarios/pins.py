@@ -104,7 +104,7 @@ class Pins:
             raise DataError(
                 f"pin file {self.path} cannot be read ({error.strerror or error}); make it readable"
             ) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._damaged(str(error)) from error
         if not isinstance(content, dict):
             raise self._damaged("it holds no JSON object")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ class Composer:
         except MissingConfigException as error:
             raise CompositionError(_missing_file(error)) from error
         except HydraException as error:
-            raise CompositionError(str(error).splitlines()[0]) from error  # what follows are hints to use + or ~
+            raise CompositionError(_first_line(error)) from error  # what follows are hints to use + or ~
         except Exception as error:  # the YAML reader, the file system and Hydra's own checks share no other base
             raise CompositionError(f"a config file cannot be read: {one_line(error)}") from error
         hydra_config = config.hydra
@@ -190,7 +191,7 @@ def with_values(config: DictConfig, values: Mapping[str, Override]) -> dict[str,
         plain = OmegaConf.to_container(own, resolve=True)
     except OmegaConfBaseException as error:
         where = f"{error.full_key}: " if error.full_key else ""
-        raise CompositionError(f"{where}{str(error).splitlines()[0]}") from error
+        raise CompositionError(f"{where}{_first_line(error)}") from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
@@ -202,7 +203,15 @@ def has_key(config: DictConfig, key: str) -> bool:
     return isinstance(node, DictConfig) and leaf in node
 
 
+def _first_line(error: Exception) -> str:
+    """What OmegaConf or Hydra says, without the type that it may put in front."""
+    return _OF_A_TYPE.sub("", next(iter(str(error).strip().splitlines()), "")) or "it cannot be read"
+
+
+_OF_A_TYPE = re.compile(r"^\w+ raised while resolving interpolation: ")
+
+
 def one_line(error: BaseException) -> str:
     """An error's message without line breaks."""
     text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    return text or type(error).__name__
+    return text or "no reason given"

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from cl_prompts.errors import UserError
+from cl_prompts.runs.compose import one_line
 from cl_prompts.runs.identity import deciding_keys, key_differences
 from cl_prompts.runs.problems import Rule
 from cl_prompts.runs.rules import RULES
@@ -79,8 +79,8 @@ def resumed_config(folder: Path, words: Sequence[str]) -> RunConfig:
     saved = _checked(raw, f"{folder / 'config.yaml'}")
     try:
         values = OmegaConf.to_container(OmegaConf.from_dotlist(_plain(words, raw)))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise UserError(f"{' '.join(words)}: cannot be read ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # the same of the values of words
+        raise UserError(f"{' '.join(words)}: cannot be read ({one_line(error)})") from error
     merged = OmegaConf.to_container(OmegaConf.merge(raw, values))
     config = _checked({**merged, "resume": str(folder), "mode": "run"}, " ".join(words))  # type: ignore[dict-item]
     changed = key_differences(deciding_keys(saved), deciding_keys(config))
@@ -112,8 +112,10 @@ def _plain(words: Sequence[str], raw: dict[str, Any]) -> list[str]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         raw = _PlainLoader(path.read_text(encoding="utf-8")).get_single_data()
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # what the readers of YAML's types raise depends on the type
+        raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path}: holds no configuration; give the folder of a run")
     return {str(key): value for key, value in raw.items()}

@@ -71,9 +71,10 @@ def _first_line(error: Exception) -> str:
 
 def _own_line(error: UserError) -> str:
     """The line of one of our errors; torch raises those of its loader's workers anew, their traceback as message."""
-    if not str(error).startswith("Caught "):
+    raised = str(error.args[0]) if error.args else ""
+    if not raised.startswith("Caught "):
         return _first_line(error)
-    last = str(error).strip().splitlines()[-1]
+    last = raised.strip().splitlines()[-1]
     return last.partition(": ")[2] or last
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cl_prompts.errors import DataError
 from scenarios.datasets._decoding import Decoder, UnreadableImage, decode_all
+from scenarios.errors import as_line
 
 FORMS = (
     "a path, a folder, a list of paths, PIL images, uint8 arrays (height, width, 3) or (n, height, width, 3), or uint8 "
@@ -66,7 +67,7 @@ class ImageInput:
             out = np.empty((len(items), 3, self.decoder.size, self.decoder.size), dtype=np.uint8)
             failures = _decode(items, self.decoder, out)
             kept = [number for number in range(len(items)) if number not in failures]
-            skipped = [f"{names[number]}: {reason}" for number, reason in sorted(failures.items())]
+            skipped = [as_line(f"{names[number]}: {reason}") for number, reason in sorted(failures.items())]
             yield ImageBatch([names[number] for number in kept], torch.from_numpy(out[kept]), skipped)
 
 

@@ -95,6 +95,7 @@ def _closest_leaf(leaf: str, names: Mapping[str, str], cutoff: float) -> str | N
 
 def _own(group: str, names: Mapping[str, str]) -> list[str]:
     """Keys of the chosen schema without `name`, which is set by the choice."""
-    schema = group_schema(group, names.get(group, "")) if group in names else None
+    known = group in names and (not known_names(group) or names[group] in known_names(group))
+    schema = group_schema(group, names[group]) if known else None
     keys = field_texts(schema) if schema else owners(group)
     return [key for key in keys if key != "name"]

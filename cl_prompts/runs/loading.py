@@ -75,7 +75,7 @@ def read_run(folder: Path, device: str, weights: str | None, warn: Callable[[str
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error
     except Exception as error:  # a state is nested data of any kind, and what a wrong one raises depends on where
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder}: the checkpoint does not fit the configuration beside it ({reason})") from error
     return LoadedRun(folder, config, strategy, content)
 

@@ -42,6 +42,8 @@ _PIECES = re.compile(r"""(?:'[^']*'|"[^"]*"|\$\{[^}]*\}|\\.|[^,])+""")
 """The values between the commas of a sweep; a comma within quotes, an interpolation or after a backslash is text."""
 FUNCTION = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag|extend_list|int|float|str|bool|json_str)\(")
 """How a value starts that is a function of Hydra's grammar."""
+_UNREADABLE = (HydraException, ValueError, RecursionError)
+"""What Hydra's grammar raises: its own errors, and those of numbers of thousands of digits and of deep nesting."""
 _PLACE_KEYS = re.compile(r"hydra\.(run(\..+)?|output_subdir|job\.chdir)")
 """Settings of Hydra that would move a run's files away from its folder."""
 
@@ -73,7 +75,7 @@ def read_words(words: Iterable[str], loader: ConfigLoader) -> Words:
         word = _without_spaces(typed)
         try:
             override = parser.parse_overrides([_for_grammar(word)])[0]
-        except HydraException:
+        except _UNREADABLE:
             result.problems.append(_unreadable(word))
             result.unread.add(_key(word))
             continue
@@ -160,7 +162,7 @@ def _as_text(typed: str) -> str:
     """One value of a free text key, quoted unless the grammar reads it as text anyway."""
     try:
         read = _parsed(f"key={typed}")
-    except HydraException:
+    except _UNREADABLE:
         read = None
     if read is not None and not read.is_sweep_override() and isinstance(read.value(), (str, type(None))):
         return typed

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cl_prompts.runs.fields import value_text
 from cl_prompts.runs.schema import RunConfig
+from scenarios.errors import as_line
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,14 @@ class Problem:
 
     key: str
     text: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", as_problem(self.text))
+
+
+def as_problem(text: str) -> str:
+    """A problem as one line that every terminal can hold; records of weights, each a line of its own, stay so."""
+    return "\n  ".join(as_line(line) for line in text.split("\n  "))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from cl_prompts.backbones.records import record_lines, same_model
 from cl_prompts.runs.compose import Composer, Composition, CompositionError, has_key, with_values
 from cl_prompts.runs.fields import close_match, value_text
 from cl_prompts.runs.overrides import CHOICE_GROUPS, Words, read_words, split_jobs, sweep_problems
-from cl_prompts.runs.problems import Problem
+from cl_prompts.runs.problems import Problem, as_problem
 from cl_prompts.runs.schema import GROUPS, RunConfig, group_schema, schema_name
 from cl_prompts.runs.validation import check_config
 from scenarios.ml_si_blurry import MLSiBlurrySettings
@@ -61,7 +61,7 @@ def read_request(composer: Composer, words: Iterable[str], *, multirun: bool) ->
     added = frozenset().union(*(job.added for job in checked))
     return Request(
         configs=() if problems else tuple(configs),
-        problems=tuple(dict.fromkeys(problems)),
+        problems=tuple(dict.fromkeys(map(as_problem, problems))),
         multirun=multirun,
         hydra_words=tuple(_hydra_words(composer, read, added)) if composable else None,
     )
@@ -224,7 +224,9 @@ def _origins(composer: Composer, composition: Composition, typed: Mapping[str, A
     path = composer.choice_file("experiment", name) if name else None
     if path is None:
         return {}
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        return {}
     keys = [key for key, value in content.items() if not isinstance(value, dict)]
     keys += [f"{group}.{key}" for group, record in content.items() if isinstance(record, dict) for key in record]
     return {key: f" (set by experiment={name})" for key in keys if key not in typed}

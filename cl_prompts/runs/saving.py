@@ -112,14 +112,34 @@ def resumed(
             "anew without resume="
         )
     refuse_other_content(state["identity"]["content"], content_of(prepared))
-    return prepared.learner.strategy.resume(state["strategy"], stream), state
+    with _fitting():
+        return prepared.learner.strategy.resume(state["strategy"], stream), state
 
 
 def saved_points(state: Mapping[str, Any]) -> list[Point]:
-    """The evaluations in the state of a strategy, in the order of the stream."""
-    (measured,) = (one["state"] for one in state["plugins"] if one["plugin"] == AnytimeEvaluation.__name__)
-    points = [point_from_state(point) for point in (*measured["points"], *measured["sessions"])]
-    return sorted(points, key=lambda point: point.samples_seen)
+    """The evaluations in the state of a strategy, in the order of the stream.
+
+    Raises:
+        UserError: they are not in it.
+    """
+    with _fitting():
+        (measured,) = (one["state"] for one in state["plugins"] if one["plugin"] == AnytimeEvaluation.__name__)
+        points = [point_from_state(point) for point in (*measured["points"], *measured["sessions"])]
+        return sorted(points, key=lambda point: point.samples_seen)
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """Say of a state that is not what a run leaves that it is none."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # nested data of any kind: what a wrong one raises depends on where
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"resume: the checkpoint does not fit this run ({reason}); start anew without resume="
+        ) from error
 
 
 @contextmanager

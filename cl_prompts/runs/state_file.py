@@ -65,7 +65,7 @@ def from_bytes(content: bytes) -> dict[str, Any]:
             raise TypeError(f"a {type(state).__name__} in place of a state")
         return state
     except (SafetensorError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
+        reason = " ".join(str(error).split())[:100]
         raise UserError(f"no saved state, or a damaged one ({reason})") from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -176,7 +176,7 @@ class _Check:
             problem
             for rule in self.rules
             if self._applies(rule, draft, available, wrong)
-            for problem in rule.check(draft)
+            for problem in _found(rule, draft)
         ]
         self.problems += [problem for problem in found if problem.key not in wrong]
 
@@ -200,6 +200,14 @@ class _Check:
             return
         origin = self.origins.get(key, "")
         self.problems.append(Problem(key, line + origin))
+
+
+def _found(rule: Rule, draft: RunConfig) -> Iterator[Problem]:
+    """What a rule finds; a path that no file system holds is a wrong value, too."""
+    try:
+        yield from rule.check(draft)
+    except OSError as error:
+        yield Problem(rule.reads[0], f"{rule.reads[0]}: {error.filename}: {error.strerror}; give another path")
 
 
 def key_line(key: str, leaf: str, schema: type[Settings], values: Mapping[str, Any], details: ErrorDetails) -> str:

@@ -7,6 +7,7 @@ never stopped: order and augmentation are functions of seeds and places, so neit
 
 from __future__ import annotations
 
+import operator
 import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -109,6 +110,16 @@ def restore_strategy(strategy: ContinualStrategy, state: Mapping[str, Any]) -> N
     Raises:
         StrategyError: the state is of another strategy, or of other plugins.
     """
+    try:
+        _restore(strategy, state)
+    except StrategyError:
+        raise
+    except Exception as error:  # a state is nested data of any kind, and what a wrong one raises depends on where
+        name = type(strategy).__name__
+        raise StrategyError(f"the saved state does not fit this {name}: {_one_line(error)}") from error
+
+
+def _restore(strategy: ContinualStrategy, state: Mapping[str, Any]) -> None:
     _refuse_another(strategy, state)
     plugins, saved = _with_state(strategy), state["plugins"]
     expected = [type(plugin).__name__ for plugin in plugins]
@@ -141,7 +152,8 @@ def restore_learning(strategy: ContinualStrategy, state: Mapping[str, Any]) -> N
         strategy.optimizer = strategy.optimization.restored(trained, state["optimization"])
     strategy.classes.load_state_dict(state["classes"])
     strategy.watch.load_state_dict(state["watch"])
-    strategy.samples_seen, strategy.updates = state["samples_seen"], state["updates"]
+    strategy.samples_seen = operator.index(state["samples_seen"])
+    strategy.updates = operator.index(state["updates"])
     strategy._carry = type(strategy._carry)(*state["carry"])
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scenarios.datasets.base import PixelSource, Progress
-from scenarios.errors import DataError
+from scenarios.errors import DataError, as_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -28,6 +28,10 @@ _DEEP_MODES = ("I", "F")
 
 _LONGEST = 16
 """Images longer than so many times their width lose their far ends, which lie outside the central square anyway."""
+
+
+_LARGEST_SIDE = 65_535
+"""What a JPEG can have at most; a file of a hundred bytes may promise millions of rows, whose reading takes minutes."""
 
 
 class UnreadableImage(Exception):
@@ -73,6 +77,10 @@ class Decoder:
             with Image.open(io.BytesIO(data)) as opened:
                 if opened.mode.split(";")[0] in _DEEP_MODES:
                     raise UnreadableImage(f"more than 8 bits a channel (mode {opened.mode}), convert it to 8 bits")
+                if max(opened.size) > _LARGEST_SIDE:
+                    raise UnreadableImage(
+                        f"a side of {max(opened.size):,} pixels, too many for an honest image, shrink it"
+                    )
                 opened.load()
                 upright = ImageOps.exif_transpose(opened)
                 if upright.mode == "P":  # a palette may hold transparency in a form that only RGBA understands
@@ -221,7 +229,7 @@ class ReadFiles:
     ) -> ReadFiles:
         """From the results of `decode_all` and the pixels of the readable files."""
         kept = np.array([position for position in range(len(paths)) if position not in failures], dtype=np.int64)
-        skipped = [f"{paths[position]}: {reason}" for position, reason in sorted(failures.items())]
+        skipped = [as_line(f"{paths[position]}: {reason}") for position, reason in sorted(failures.items())]
         return cls(kept, [digests[position] for position in kept], pixels, skipped, list(notes))
 
 

@@ -45,7 +45,7 @@ def _yaml_entries(path: Path, text: str) -> list[Any]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         content = yaml.load(text, loader)
-    except yaml.YAMLError as error:
+    except Exception as error:  # what the readers of YAML's types raise depends on the type
         raise DataError(f"list {path} is no YAML ({' '.join(str(error).split())}); repair it") from error
     entries = content.get("data") if isinstance(content, dict) else None
     if not isinstance(entries, list):
