@@ -40,6 +40,9 @@ MEMORY = ("protocol.memory_size=20", "protocol.replay_batch=5")
 BLOCKS = {
     "mvp": ("strategy.expert_layers=[1]",),
     "single_prompt": ("strategy.prompt_layers=2",),
+    "coda_prompt": ("strategy.prompt_layers=2", "strategy.components=10"),
+    "dualprompt": ("strategy.general_layers=[0]", "strategy.expert_layers=[1]"),
+    "misa": ("strategy.general_layers=[0]", "strategy.expert_layers=[1]"),
     "er": ("strategy.prompt_layers=2", *MEMORY),
     "er_ace": ("strategy.prompt_layers=2", *MEMORY),
     "derpp": ("strategy.prompt_layers=2", *MEMORY),

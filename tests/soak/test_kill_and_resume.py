@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from cl_prompts.strategies.declaration import strategy_names
+
 sys.path.append(str(Path(__file__).parents[1] / "runs"))
 
 CYCLES = int(os.environ.get("SOAK_CYCLES", "200"))
@@ -37,7 +39,12 @@ KINDS = {
     "multi_lane, deferred": ("mlcil", "multi_lane", ("protocol.session_evaluation=deferred",)),
     "multi_lane, blurry": ("ml_si_blurry", "multi_lane", ("strategy.lane_policy=owner",)),
     "single_prompt, several labels": ("ml_si_blurry", "single_prompt", ()),
+    "dualprompt by task": ("disjoint", "dualprompt", ("strategy.variant=paper", "strategy.expert_layers=[1]", "strategy.general_layers=[0]")),
+    "coda_prompt by task": ("disjoint", "coda_prompt", ("strategy.task_count=5", "strategy.components=20", "strategy.prompt_layers=2")),
+    "ranpac, released": ("disjoint", "ranpac", ("strategy.ridge=task_grid",)),
+    "er, several labels": ("ml_si_blurry", "er", ()),
 }
+KINDS |= {name: ("si_blurry", name, ()) for name in strategy_names() if name not in KINDS and name != "multi_lane"}
 """What is run -> scenario, strategy, words."""
 
 
