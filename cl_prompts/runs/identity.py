@@ -97,8 +97,8 @@ def saved_content(state: Mapping[str, Any]) -> SavedContent:
         return SavedContent.model_validate(identity["content"])
     except (KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError
         raise UserError(
-            f"the checkpoint does not hold what one of a run does ({type(error).__name__}), such as one of an earlier "
-            "version; start the run anew, without resume="
+            "the checkpoint does not hold what one of a run does, such as one of an earlier version; start the run "
+            "anew, without resume="
         ) from error
 
 
