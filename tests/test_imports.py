@@ -174,12 +174,14 @@ def test_a_method_file_imports_parts_and_its_base_alone(name):
     allowed |= {
         "cl_prompts.prompts",
         "cl_prompts.lanes",
+        "cl_prompts.seen_samples",
         "cl_prompts.heads",
         "cl_prompts.closed_form",
         "cl_prompts.losses",
         "cl_prompts.masks",
         "cl_prompts.labels",
         "cl_prompts.backbones",
+        "cl_prompts.seen_samples",
         "cl_prompts.errors",
     }
     for imported in imported_by(f"cl_prompts.strategies.{name}"):

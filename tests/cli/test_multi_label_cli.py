@@ -219,7 +219,9 @@ def test_methods_of_one_label_are_refused_and_those_for_several_named(ask):
     assert {"multi_lane", "linear_probe", "single_prompt"} <= set(able)
     for scenario in ("mlcil", "ml_si_blurry"):
         for name in strategy_names():
-            request = ask(f"scenario={scenario}", f"strategy={name}")
+            needs_memory = read_settings(name).needs.replay == "required"
+            memory = ("protocol.memory_size=10", "protocol.replay_batch=5", "protocol.shuffle=false")
+            request = ask(f"scenario={scenario}", f"strategy={name}", *(memory if needs_memory else ()))
             if name in able:
                 assert request.problems == ()
                 continue
