@@ -1,7 +1,7 @@
 """Print the table of docs/methods.md from what the methods declare; tests/test_methods_page.py keeps the page in step.
 
-python docs/methods_table.py            # the table
-python docs/methods_table.py --write    # put it into the page
+python -m docs.methods_table             # the table, from the folder of the project
+python -m docs.methods_table --write     # put it into the page
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from cl_prompts.runs.keys import owners, unknown_key_text
 from cl_prompts.runs.rules import RULES
 from cl_prompts.runs.schema import GROUPS, ProtocolSettings, RunConfig, group_schema, known_names
 from cl_prompts.runs.validation import check_config
-from cl_prompts.strategies.declaration import Needs, StrategySettings
+from cl_prompts.strategies.declaration import Needs, StrategySettings, strategy_names
 from scenarios.datasets import read_dataset_settings
 
 
@@ -167,7 +167,7 @@ def test_a_missing_group_or_method_is_said_and_the_rest_checked():
     assert "choose a file of configs/strategy" in problems({"strategy": None})["strategy"]
     found = problems({"strategy": {"name": "mpv", "pool_sise": 3}, "protocol.lr": 0})
     assert found["strategy.name"].startswith(
-        "strategy.name=mpv: did you mean mvp? choose one of linear_probe, multi_lane, mvp"
+        f"strategy.name=mpv: did you mean mvp? choose one of {', '.join(strategy_names()[:3])}"
     )
     assert set(found) == {"strategy.name", "protocol.lr"}
 

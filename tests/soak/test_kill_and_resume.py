@@ -39,8 +39,16 @@ KINDS = {
     "multi_lane, deferred": ("mlcil", "multi_lane", ("protocol.session_evaluation=deferred",)),
     "multi_lane, blurry": ("ml_si_blurry", "multi_lane", ("strategy.lane_policy=owner",)),
     "single_prompt, several labels": ("ml_si_blurry", "single_prompt", ()),
-    "dualprompt by task": ("disjoint", "dualprompt", ("strategy.variant=paper", "strategy.expert_layers=[1]", "strategy.general_layers=[0]")),
-    "coda_prompt by task": ("disjoint", "coda_prompt", ("strategy.task_count=5", "strategy.components=20", "strategy.prompt_layers=2")),
+    "dualprompt by task": (
+        "disjoint",
+        "dualprompt",
+        ("strategy.variant=paper", "strategy.expert_layers=[1]", "strategy.general_layers=[0]"),
+    ),
+    "coda_prompt by task": (
+        "disjoint",
+        "coda_prompt",
+        ("strategy.task_count=5", "strategy.components=20", "strategy.prompt_layers=2"),
+    ),
     "ranpac, released": ("disjoint", "ranpac", ("strategy.ridge=task_grid",)),
     "er, several labels": ("ml_si_blurry", "er", ()),
 }
