@@ -181,7 +181,6 @@ def test_a_method_file_imports_parts_and_its_base_alone(name):
         "cl_prompts.masks",
         "cl_prompts.labels",
         "cl_prompts.backbones",
-        "cl_prompts.seen_samples",
         "cl_prompts.errors",
     }
     for imported in imported_by(f"cl_prompts.strategies.{name}"):
