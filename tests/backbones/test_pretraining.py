@@ -14,7 +14,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from cl_prompts.backbones import build_backbone
-from cl_prompts.backbones.weight_checks import file_sha256
 from cl_prompts.backbones.pretrain.__main__ import main
 from cl_prompts.backbones.pretrain.loop import Pretraining
 from cl_prompts.backbones.pretrain.settings import PretrainSettings, help_text, read_words
@@ -22,6 +21,7 @@ from cl_prompts.backbones.pretrain.student import Student, average_weight, learn
 from cl_prompts.backbones.pretrain.teacher import teacher_targets
 from cl_prompts.backbones.pretrain.views import cut, draw_crops, order_of
 from cl_prompts.backbones.settings import BackboneSettings, bundled_weights
+from cl_prompts.backbones.weight_checks import file_sha256
 from cl_prompts.errors import BackboneError
 
 SMALL = [

@@ -16,11 +16,11 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from cl_prompts.backbones.build import build_backbone
-from cl_prompts.backbones.weight_checks import file_sha256
 from cl_prompts.backbones.pretrain.loop import Pretraining
 from cl_prompts.backbones.pretrain.settings import PretrainSettings, help_text, read_words
 from cl_prompts.backbones.pretrain.teacher import Targets, teacher_targets
 from cl_prompts.backbones.settings import BackboneSettings, normalisation
+from cl_prompts.backbones.weight_checks import file_sha256
 from cl_prompts.errors import BackboneError, UserError
 from scenarios.datasets import load_dataset
 from scenarios.datasets.image_folder import ImageFolderSettings
