@@ -41,6 +41,8 @@ _DAMAGE = (
 _ERRORS_OF_READERS = (None, errno.EINVAL)
 """bz2 raises a bare `OSError` for bad bytes, zipfile looks for its list before the start of what was cut off."""
 
+_ERRORS_OF_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -161,6 +163,10 @@ def _open_target(folder: Path, member: _Member) -> IO[bytes] | None:
         return path.open("xb")
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
         raise _Refused(f"holds {'/'.join(member.parts)!r} twice, once as a folder or in another case") from None
+    except OSError as error:
+        if error.errno not in _ERRORS_OF_NAMES:  # the disk's
+            raise
+        raise _Refused(f"holds {'/'.join(member.parts)!r}, a name that this disk cannot hold") from error
 
 
 def _move_into(source: Path, folder: Path) -> None:

@@ -66,7 +66,7 @@ def read_plan(kinds: Sequence[type[PlanT]], path: Path) -> PlanT:
     except _DAMAGE as error:
         raise PlanError(f"plan file {content_path} cannot be read ({error}): generate the plan again") from error
     readers = {kind.FORMAT: kind for kind in kinds}
-    if version not in readers:
+    if not isinstance(version, int | str) or version not in readers:
         raise PlanError(
             f"plan file {content_path} has format {version}, but format {' or '.join(map(str, readers))} is read here:"
             " read it with scenarios.load_plan, or generate the plan again with this version"

@@ -66,6 +66,8 @@ def effective_measures(plan: StreamPlan) -> dict[str, Any]:
     share = displaced / sizes[blurry]
     session_sizes = np.diff(plan.session_ends, prepend=0)
     pooled = plan.provenance.get("pooled_samples")
+    if not isinstance(pooled, int) or not 0 <= pooled <= len(plan.targets):  # the hash of a plan does not cover it
+        pooled = None
     return {
         "disjoint_ratio": ratio(disjoint_classes, disjoint_classes + blurry.size),
         "disjoint_classes": disjoint_classes,

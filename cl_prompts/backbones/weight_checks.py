@@ -56,11 +56,17 @@ def refuse_broken_numbers(path: Path, weights: Mapping[str, Tensor]) -> None:
     Raises:
         BackboneError: names the tensors that are not.
     """
-    broken = [key for key, value in weights.items() if not value.is_floating_point() or not value.isfinite().all()]
+    broken = [key for key, value in weights.items() if not _is_sound(value)]
     if broken:
         raise BackboneError(
             f"{path.name} holds values that are not finite floating numbers in {shortened(broken)}; get the file again"
         )
+
+
+def _is_sound(tensor: Tensor) -> bool:
+    """Plain floating numbers, all of them there and finite."""
+    plain = tensor.is_floating_point() and not tensor.is_meta and not tensor.is_sparse
+    return plain and bool(tensor.isfinite().all())
 
 
 def misfit(path: Path, reason: str) -> BackboneError:
@@ -79,7 +85,7 @@ def unreadable(path: Path, error: Exception) -> BackboneError:
 
 def one_line(error: Exception, most: int = 300) -> str:
     """The text of an error without line breaks, cut to `most` characters."""
-    return " ".join(str(error).split())[:most] or type(error).__name__
+    return " ".join(str(error).split())[:most] or "it ends too early"
 
 
 def shortened(names: list[str], most: int = 6) -> str:

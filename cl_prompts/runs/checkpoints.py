@@ -96,8 +96,9 @@ def _read(path: Path) -> dict[str, Any]:
         state = from_bytes(content)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    if state.get("schema") != SCHEMA:
-        raise UserError(f"{path}: written as schema {str(state.get('schema'))[:40]!r}, this version reads {SCHEMA}")
+    schema = state.get("schema")
+    if not isinstance(schema, int) or schema != SCHEMA:
+        raise UserError(f"{path}: written as schema {str(schema)[:40]!r}, this version reads {SCHEMA}")
     return state
 
 

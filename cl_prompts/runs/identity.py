@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,8 +95,9 @@ def saved_content(state: Mapping[str, Any]) -> SavedContent:
             if not isinstance(part, Mapping):
                 raise TypeError(f"a {type(part).__name__} in place of named values")
         float(state["seconds"])
+        json.dumps(identity["keys"])  # as plain as those of a configuration, so that they can be compared
         return SavedContent.model_validate(identity["content"])
-    except (KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError
+    except Exception as error:  # nested data of any kind: what a wrong one raises depends on where
         raise UserError(
             "the checkpoint does not hold what one of a run does, such as one of an earlier version; start the run "
             "anew, without resume="

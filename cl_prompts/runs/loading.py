@@ -72,6 +72,7 @@ def read_run(folder: Path, device: str, weights: str | None, warn: Callable[[str
             warnings.filterwarnings("ignore", message="No loggers specified")
             strategy = build_strategy(config, backbone, len(content.classes), transform, target)
         restore_learning(strategy, state["strategy"])
+        _refuse_other_classes(strategy, content)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error
     except Exception as error:  # a state is nested data of any kind, and what a wrong one raises depends on where
@@ -86,6 +87,15 @@ def _refuse_other_weights(backbone: FrozenViT, content: SavedContent, folder: Pa
         raise UserError(
             f"{folder}: the run used weights with sha256 {content.backbone}, {backbone.identity['checkpoint']} has "
             f"{found}; give the right file with weights="
+        )
+
+
+def _refuse_other_classes(strategy: ContinualStrategy, content: SavedContent) -> None:
+    exposed = strategy.exposed
+    if exposed.dtype != torch.bool or exposed.shape != (len(content.classes),):
+        raise UserError(
+            f"the checkpoint says of {tuple(exposed.shape)} classes whether they were seen, the run has "
+            f"{len(content.classes)}; take another checkpoint"
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +13,7 @@ from pathlib import Path
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString
+from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
 from cl_prompts.runs.schema import GROUPS
@@ -44,6 +46,9 @@ FUNCTION = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag|extend_list
 """How a value starts that is a function of Hydra's grammar."""
 _UNREADABLE = (HydraException, ValueError, RecursionError)
 """What Hydra's grammar raises: its own errors, and those of numbers of thousands of digits and of deep nesting."""
+MOST_RUNS = 10_000
+"""Runs that a sweep may ask for: a slip of the hand in a range asks for more than a machine can hold."""
+_TOO_MANY = f"asks for more than {MOST_RUNS:,} runs, which are checked before the first begins; sweep over parts of it"
 _PLACE_KEYS = re.compile(r"hydra\.(run(\..+)?|output_subdir|job\.chdir)")
 """Settings of Hydra that would move a run's files away from its folder."""
 
@@ -80,8 +85,11 @@ def read_words(words: Iterable[str], loader: ConfigLoader) -> Words:
             result.unread.add(_key(word))
             continue
         problem = _refusal(word, override)
-        if problem:
-            result.problems.append(problem)
+        sweep_problem = _sweep_fault(word, override)
+        if problem or sweep_problem:
+            result.problems.append(problem or sweep_problem or "")
+            if sweep_problem:
+                result.unread.add(_key(word))
         elif override.is_hydra_override():
             result.hydra.append(override)
         else:
@@ -98,6 +106,15 @@ def sweep_problems(words: Words) -> list[str]:
     return [*choices, *values]
 
 
+def size_problems(words: Words, sweeper_parameters: dict[str, str], loader: ConfigLoader) -> list[str]:
+    """One line where all combinations together are more runs than are started."""
+    defaults = read_words([f"{key}={value}" for key, value in sweeper_parameters.items()], loader)
+    merged = {**defaults.choices, **defaults.values} | {**words.choices, **words.values}
+    if _runs(merged.values()) <= MOST_RUNS:
+        return []
+    return [f"{', '.join(key for key, word in merged.items() if word.is_sweep_override())}: {_TOO_MANY}"]
+
+
 def split_jobs(words: Words, sweeper_parameters: dict[str, str], loader: ConfigLoader) -> list[Words]:
     """Every combination of the swept values, in the order Hydra's basic sweeper starts them; one job without a sweep.
 
@@ -110,8 +127,38 @@ def split_jobs(words: Words, sweeper_parameters: dict[str, str], loader: ConfigL
     fixed = [
         _ends(override) if isinstance(override.value(), IntervalSweep) else override for override in merged.values()
     ]
+    if _runs(fixed) > MOST_RUNS:
+        return []
     combinations = BasicSweeper.split_arguments(fixed, max_batch_size=None)[0]
     return [_job(tuple(combination)) for combination in combinations]
+
+
+def _runs(overrides: Iterable[Override]) -> int:
+    """Runs of a sweep over all of these words."""
+    return math.prod(_values(override) for override in overrides if override.is_sweep_override())
+
+
+def _values(override: Override) -> int:
+    """Values of a word that sweeps, no more than needed to know that they are too many."""
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        return 2
+    if isinstance(value, RangeSweep):
+        return sum(1 for _ in itertools.islice(value.range(), MOST_RUNS + 1))
+    return sum(1 for _ in override.sweep_iterator())
+
+
+def _sweep_fault(word: str, override: Override) -> str | None:
+    """Why nothing can be started for a word that sweeps; None of all others."""
+    if not override.is_sweep_override() or override.is_hydra_override():
+        return None
+    try:
+        count = _values(override)
+    except _UNREADABLE:
+        return f"{word}: cannot be read; a range is range(first, end) or range(first, end, step), its step not 0"
+    if count == 0:
+        return f"{word}: stands for no value at all; write the values themselves, key=a,b"
+    return f"{word}: {_TOO_MANY}" if count > MOST_RUNS else None
 
 
 def _swept(words: dict[str, Override]) -> list[str]:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from cl_prompts.backbones.records import record_lines, same_model
 from cl_prompts.runs.compose import Composer, Composition, CompositionError, has_key, with_values
 from cl_prompts.runs.fields import close_match, value_text
-from cl_prompts.runs.overrides import CHOICE_GROUPS, Words, read_words, split_jobs, sweep_problems
+from cl_prompts.runs.overrides import CHOICE_GROUPS, Words, read_words, size_problems, split_jobs, sweep_problems
 from cl_prompts.runs.problems import Problem, as_problem
 from cl_prompts.runs.schema import GROUPS, RunConfig, group_schema, schema_name
 from cl_prompts.runs.validation import check_config
@@ -50,7 +50,9 @@ def read_request(composer: Composer, words: Iterable[str], *, multirun: bool) ->
     hydra_config = _common_hydra_config(composer, read, hydra_lines)
     multirun = multirun or hydra_config.mode == RunMode.MULTIRUN
     unreadable = [*read.problems, *hydra_problems, *([] if multirun else sweep_problems(read))]
-    jobs = split_jobs(read, _sweeper_parameters(hydra_config) if multirun else {}, composer.loader)
+    parameters = _sweeper_parameters(hydra_config) if multirun else {}
+    unreadable += size_problems(read, parameters, composer.loader)
+    jobs = split_jobs(read, parameters, composer.loader)
     unread = frozenset(read.unread)
     checked = [check_job(composer, job, hydra_lines, unread) for job in jobs]
     problems = [*unreadable, *(problem for job in checked for problem in job.problems)]

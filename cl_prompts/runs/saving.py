@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cl_prompts.errors import UserError
+from cl_prompts.errors import StrategyError, UserError
 from cl_prompts.metrics.record_state import point_from_state
 from cl_prompts.metrics.records import Point
 from cl_prompts.plugins import AnytimeEvaluation
@@ -133,7 +133,7 @@ def _fitting() -> Iterator[None]:
     """Say of a state that is not what a run leaves that it is none."""
     try:
         yield
-    except UserError:
+    except StrategyError:
         raise
     except Exception as error:  # nested data of any kind: what a wrong one raises depends on where
         reason = " ".join(str(error).split())[:200]

@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, create_model
 from cl_prompts.backbones.settings import BackboneSettings
 from cl_prompts.strategies.declaration import StrategySettings, read_settings, strategy_names
 from scenarios.datasets import dataset_names, read_dataset_settings
+from scenarios.errors import as_line
 from scenarios.ml_si_blurry import MLSiBlurrySettings
 from scenarios.mlcil import MLCILSettings
 from scenarios.settings import Settings
@@ -329,8 +330,15 @@ class _ShortLists(yaml.SafeDumper):
     def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
         return super().represent_sequence(tag, sequence, flow_style=True)
 
+    def represent_text(self, data: str) -> yaml.ScalarNode:
+        # Other styles fold rare line breaks, and what is read back is another text.
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if as_line(data) != data else None)
+
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+_ShortLists.add_representer(str, _ShortLists.represent_text)
 
 
 def _name_first(record: dict[str, Any]) -> dict[str, Any]:

@@ -77,6 +77,9 @@ class _Check:
             self.records[group] = self._record(group, schema, self.raw[group])
         recipe = {"experiment": self.raw.get("experiment"), "published": self._published()}
         fields = dict(run_record) | self.records | recipe
+        if not isinstance(recipe["experiment"], str | None):
+            text = value_text(recipe["experiment"])
+            self._add("experiment", f"experiment={text}: must be the name of a recipe, or null")
         draft = RunConfig.model_construct(**fields)
         self._combinations(draft, available={*fields})
         if self.problems or self.unsure:

@@ -212,6 +212,7 @@ def opened_pins(folder: Path) -> Iterator[Callable[[Any], None]]:
 def _found_archives() -> tuple[bytes, ...]:
     return (
         zip_of([("", b"x", tarfile.REGTYPE)]),  # IndexError: a file without a name
+        zip_of([("x" * 300, b"x", tarfile.REGTYPE)]),  # OSError: the disk holds no such name
         zip_of([("d/" * 3000 + "../f", b"x", tarfile.REGTYPE)]),  # an error of 6,000 characters
     )
 

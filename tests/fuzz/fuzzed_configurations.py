@@ -449,6 +449,10 @@ def opened_saved(folder: Path) -> Iterator[Callable[[Any], None]]:
 def _found_words() -> tuple[Any, ...]:
     return (
         ([f"scenario.plan={'9' * 5000}"], False),  # ValueError of Python's numbers, from Hydra's grammar
+        (["seed=range(0,1,0)"], False),  # ValueError of Python's range
+        (["seed=range(0,1000000000)"], True),  # memory without an end
+        (["seed=range(0,9000)", "num_workers=range(0,9000)"], True),
+        (["strategy.route=glob(m*)"], True),  # neither a problem nor anything to start
         (["protocol.updates_per_batch=a\x1db"], False),  # two lines
         (["\x14word"], False),
         (["scenario=\x94"], True),
@@ -458,6 +462,8 @@ def _found_words() -> tuple[Any, ...]:
 def _found_trees() -> tuple[Any, ...]:
     return (
         {**trees()[0], "num_workers": "1\n2"},  # two lines
+        {**trees()[0], "experiment": 36},  # ValidationError
+        {**trees()[0], "output": "a\x85b"},  # reads back as another text
         {**trees()[0], "backbone": "9" * 5000},  # an error of 5,000 characters
         {**trees()[0], "dataset": {"name": None}, "datset": 3},  # KeyError: what is close, of keys of no data set
     )

@@ -239,6 +239,8 @@ def build_tree(root: Path, entries: list[tuple[tuple[str, ...], str, bytes]]) ->
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.parent.resolve().is_relative_to(root.resolve()):
                 continue  # through a link of before: nothing is written out there
+            if os.path.lexists(path):
+                continue  # writing into a pipe would wait for a reader
             if kind == "file":
                 path.write_bytes(content)
             elif kind == "closed":

@@ -255,7 +255,13 @@ def _of_folder(value: Any) -> tuple[str, ...]:
 
 
 def _found_runs() -> tuple[Any, ...]:
-    return (put(deepcopy(saved_state("linear_probe")), ("strategy", "samples_seen"), "x"),)  # told only when shown
+    state = saved_state("linear_probe")
+    return (
+        put(deepcopy(state), ("strategy", "samples_seen"), "x"),  # told only when shown
+        put(deepcopy(state), ("strategy", "classes", "exposed"), torch.zeros(3)),  # told only when it predicts
+        put(deepcopy(state), ("identity",), torch.zeros(0)),  # IndexError
+        put(deepcopy(state), ("schema",), torch.zeros(0)),  # RuntimeError: no truth in it
+    )
 
 
 def _found_resumes() -> tuple[Any, ...]:
@@ -263,6 +269,7 @@ def _found_resumes() -> tuple[Any, ...]:
     return (
         put(deepcopy(state), ("strategy", "place"), {}),  # KeyError
         put(deepcopy(state), ("strategy", "plugins"), 3),  # TypeError
+        put(deepcopy(state), ("identity", "keys", "seed"), torch.zeros(0)),  # RuntimeError: no truth in it
         put(deepcopy(state), ("strategy", "random", "numpy"), [1]),  # ValueError
     )
 

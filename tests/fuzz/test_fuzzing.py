@@ -35,7 +35,7 @@ MODULES = (
 TARGETS: dict[str, Target] = {target.name: target for module in MODULES for target in module.TARGETS}
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "21000"))
 SEED = int(os.environ.get("FUZZ_SEED", random.SystemRandom().randrange(10**9)))
-FEW = 10
+FEW = 5
 SHARES = sum(target.share for target in TARGETS.values())
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]
