@@ -34,7 +34,9 @@ TEXT_KEYS = (
     "dataset.train_list",
     "dataset.test_list",
     "dataset.cache_folder",
+    "feature_cache_folder",
     "scenario.plan",
+    "strategy.warm_start",
     "resume",
 )
 """Keys of free text, whose value is what was typed, whatever Hydra's grammar would make of it."""

@@ -104,7 +104,7 @@ def test_the_main_command_ends_with_a_complete_folder_and_says_where(folder, one
 
     assert made(folder) == {"runs"}
     run = Finished(code, only_folder(folder / "runs"))
-    assert run.files == FILES | {"tensorboard"}
+    assert run.files == FILES | {"tensorboard", "usage.csv"}
     assert run.folder.name.endswith("_si_blurry-mvp-digits-seed1")
     assert (run.summary["status"], run.summary["error"]) == ("finished", None)
     assert run.manifest["command"].startswith(str(ROOT / "run.py"))

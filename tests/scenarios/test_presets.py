@@ -225,4 +225,4 @@ def test_recipes_do_what_their_papers_did():
             crop = "centre" if config.dataset.get("size") == 256 else preset.eval_crop
             assert (protocol.eval_crop, protocol.augment_per) == (crop, preset.augment_per), path.stem
             assert backbone.normalisation == preset.normalisation, path.stem
-    assert found == {"multi_lane", "mvp_cifar"}
+    assert found == {"coda_prompt", "l2p", "multi_lane", "mvp_cifar"}
