@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from cl_prompts.errors import UserError
 from cl_prompts.runs.schema import RunConfig
@@ -67,8 +69,8 @@ class SavedInput(Settings):
 class SavedDecoding(Settings):
     """From files to the images of the data set; arguments of `Decoder`."""
 
-    size: int
-    interpolation: str
+    size: Annotated[int, Field(ge=1, le=4096)]
+    interpolation: Literal["bilinear", "bicubic", "lanczos"]
 
 
 class SavedContent(Settings):

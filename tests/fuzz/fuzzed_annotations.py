@@ -68,7 +68,7 @@ def _lists(draw: st.DrawFn) -> tuple[str, bytes, dict[str, Any]]:
     if kind == 1:
         rows = draw(st.lists(st.lists(_CELLS, min_size=1, max_size=4), max_size=5))
         text = draw(st.sampled_from(_TABLES)) + "\n".join(",".join(row) for row in rows)
-        return "list.csv", text.encode("utf-8", "surrogateescape" if draw(st.booleans()) else "replace"), values
+        return "list.csv", text.encode("utf-8", "surrogatepass" if draw(st.booleans()) else "replace"), values
     if kind == 2:
         text = "\n".join(json.dumps(line) for line in draw(st.sampled_from(_LINES)))
         return "list.jsonl", draw(hostile_bytes([text.encode()])), values

@@ -497,6 +497,6 @@ TARGETS = (
         130,
         _found_trees,
     ),
-    Target("YAML files of a user", _user_files(), opened_files, lambda file: (), 15, _found_files),
+    Target("YAML files of a user", _user_files(), opened_files, lambda file: (), 10, _found_files),
     Target("configurations of saved runs", _saved(), opened_saved, lambda saved: (), 60, _found_saved),
 )

@@ -260,6 +260,8 @@ def _found_runs() -> tuple[Any, ...]:
         put(deepcopy(state), ("strategy", "samples_seen"), "x"),  # told only when shown
         put(deepcopy(state), ("strategy", "classes", "exposed"), torch.zeros(3)),  # told only when it predicts
         put(deepcopy(state), ("identity",), torch.zeros(0)),  # IndexError
+        put(deepcopy(state), ("identity", "content", "decoding", "interpolation"), "crop"),  # KeyError
+        put(deepcopy(state), ("identity", "content", "decoding", "size"), 65536),  # MemoryError
         put(deepcopy(state), ("schema",), torch.zeros(0)),  # RuntimeError: no truth in it
     )
 
