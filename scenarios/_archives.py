@@ -149,7 +149,7 @@ def _walk(archive: Path, limits: Limits, advice: str, target: Callable[[_Member]
     except (*_DAMAGE, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _ERRORS_OF_READERS:  # the disk's
             raise
-        reason = str(error) or type(error).__name__
+        reason = str(error) or "it ends too early"
         raise DataError(f"{archive} is damaged or truncated ({reason}); {advice}") from error
 
 

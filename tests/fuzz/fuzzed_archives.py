@@ -217,6 +217,11 @@ def _found_archives() -> tuple[bytes, ...]:
     )
 
 
+def _found_bytes() -> tuple[bytes, ...]:
+    whole = zip_of([("a.txt", b"alpha", tarfile.REGTYPE)])
+    return (b"PK\x03\x04" + whole,)  # the reader has nothing to say but its type
+
+
 def _found_pins() -> tuple[bytes, ...]:
     return b"[" * 100_000, json.dumps({"a\x85b": 3}).encode()  # RecursionError; two lines
 
@@ -227,6 +232,6 @@ def _named(content: bytes) -> tuple[str, ...]:
 
 TARGETS = (
     Target("archives: members", _structured(), opened_archives, _named, 60, _found_archives),
-    Target("archives: bytes", st.deferred(lambda: hostile_bytes(valid())), opened_archives, _named, 70),
+    Target("archives: bytes", st.deferred(lambda: hostile_bytes(valid())), opened_archives, _named, 70, _found_bytes),
     Target("pins", _pin_files(), opened_pins, lambda content: ("pins.json",), 40, _found_pins),
 )
