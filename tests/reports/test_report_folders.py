@@ -43,7 +43,8 @@ DAMAGE = {
     "config that is a list": ("config.yaml", b"- a\n", "config.yaml: holds no named values"),
     "config that is no text": ("config.yaml", b"\xff\xfe\x00", "config.yaml: cannot be read"),
     "config that calls": ("config.yaml", b"!!python/object/apply:os.mkdir [canary]\n", "config.yaml: cannot be read"),
-    "deep config": ("config.yaml", b"[" * 100_000, "more than 50 values within values"),
+    "nested config": ("config.yaml", b"[" * 60 + b"]" * 60, "more than 50 values within values"),
+    "deep config": ("config.yaml", b"[" * 100_000, "config.yaml: cannot be read"),  # by a limit of the reader's or ours
     "deep summary": ("summary.json", b"[" * 100000, "summary.json: cannot be read"),
     "cut summary": ("summary.json", b'{"status": "finished", "metr', "summary.json: cannot be read"),
     "empty summary": ("summary.json", b"", "summary.json: cannot be read"),
