@@ -218,8 +218,10 @@ def _found_archives() -> tuple[bytes, ...]:
 
 
 def _found_bytes() -> tuple[bytes, ...]:
-    whole = zip_of([("a.txt", b"alpha", tarfile.REGTYPE)])
-    return (b"PK\x03\x04" + whole,)  # the reader has nothing to say but its type
+    whole = bytearray(zip_of([("a.txt", b"alpha", tarfile.REGTYPE)], zipfile.ZIP_STORED))
+    entry = whole.index(b"PK\x01\x02")
+    whole[entry + 20 : entry + 28] = struct.pack("<II", 90_000, 90_000)  # sizes in the list at the end
+    return (bytes(whole),)  # EOFError without a word
 
 
 def _found_pins() -> tuple[bytes, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import io
 import json
@@ -141,6 +142,7 @@ def opened_folders(folder: Path) -> Iterator[Callable[[Any], None]]:
 def finished(strategy: str) -> Path:
     """The folder of a tiny run, made once."""
     output = Path(mkdtemp(prefix="fuzz-"))
+    atexit.register(shutil.rmtree, output, ignore_errors=True)
     words = ("protocol.memory_size=6", "protocol.replay_batch=2") if strategy == "mvp" else ()
     with threads(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")
